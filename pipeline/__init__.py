@@ -1,0 +1,1 @@
+"""The core: windows, scores, fusion and alerts as plain values. No sockets, no clock, no loop."""

@@ -1,0 +1,1 @@
+"""Everything asynchronous: ingest, bus, gateway, pages and the command line."""

@@ -1,0 +1,206 @@
+"""``demeanor up``: every service in one process, on this machine."""
+
+import asyncio
+import json as json_module
+import os
+import platform
+import sys
+import webbrowser
+from contextlib import ExitStack
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from services.cli.exits import guarded
+
+if TYPE_CHECKING:
+    from services.app import Ready
+    from services.settings import Settings
+
+
+def up(
+    config: Annotated[
+        Path | None, typer.Option("-c", "--config", metavar="FILE", help="TOML file with settings.")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Address to listen on. [127.0.0.1]")
+    ] = None,
+    http_port: Annotated[
+        int | None,
+        typer.Option(metavar="PORT", help="Pages, WHIP and REST; 0 is any free port. [8080]"),
+    ] = None,
+    ws_port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="Event socket; 0 is any free port. [8081]")
+    ] = None,
+    redis_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="redis://HOST:PORT. [a server of our own]")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where models run: cpu or cuda. [cpu]")
+    ] = None,
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Replaces a built-in model; may be repeated."),
+    ] = None,
+    udp_ports: Annotated[
+        str | None,
+        typer.Option(metavar="RANGE", help="UDP ports for media, FIRST-LAST. [40000-40100]"),
+    ] = None,
+    ice_addresses: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST", help="Addresses offered for media, A,B. [127.0.0.1 while on loopback]"
+        ),
+    ] = None,
+    ice_servers: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="STUN or TURN URLs for our own gathering. [none]"),
+    ] = None,
+    max_streams: Annotated[
+        int | None, typer.Option(metavar="N", help="Live sessions at once; more get 503. [64]")
+    ] = None,
+    max_age_ms: Annotated[
+        int | None,
+        typer.Option(metavar="MS", help="Windows older than this are skipped as stale. [1500]"),
+    ] = None,
+    score_roles: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Roles that are scored. [customer,self]")
+    ] = None,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Do not open the page.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON line when everything listens.")
+    ] = False,
+    log_level: Annotated[
+        str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error. [info]")
+    ] = None,
+) -> None:
+    """Run everything on this machine: WHIP in, events out, a page.
+
+    Every setting is also a TOML key and a DEMEANOR_… variable. Ctrl-C drains, a second one stops at
+    once.
+
+    Exit codes: 0 drained, 1 failed, 2 wrong configuration, 75 already running, 78 model refused.
+    """
+    from services.settings import load
+    from services.telemetry import configure
+
+    with guarded():
+        settings = load(
+            config,
+            host=host,
+            http_port=http_port,
+            ws_port=ws_port,
+            redis_url=redis_url,
+            device=device,
+            model=tuple(model) if model else None,
+            udp_ports=udp_ports,
+            ice_addresses=ice_addresses,
+            ice_servers=ice_servers,
+            max_streams=max_streams,
+            max_age_ms=max_age_ms,
+            score_roles=score_roles,
+            log_level=log_level,
+        )
+        configure(settings.log_level)
+        _run(settings, "json" if json else "screen", open_page=not (no_open or json))
+
+
+def _run(settings: "Settings", form: Literal["json", "screen"], *, open_page: bool) -> None:
+    from pipeline.scorer import OrtScorer
+    from services.app import open_doors, serve
+
+    def ready(told: "Ready") -> None:
+        print(_line(told) if form == "json" else screen(settings, told), flush=True)
+        if open_page and sys.stdout.isatty() and _has_display():
+            webbrowser.open(told.http)
+
+    with ExitStack() as closing:
+        closing.enter_context(_lock(settings))
+        doors = open_doors(settings)
+        closing.callback(doors.close)
+        scorer = OrtScorer.open(settings.device, settings.model)
+        scorer.golden()
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(serve(settings, doors, scorer, ready))
+
+
+def _lock(settings: "Settings") -> ExitStack:
+    """Take the lock of these ports; any free port (0) cannot collide and needs none."""
+    from services.bus.runtime import InstanceLock
+
+    held = ExitStack()
+    if settings.http_port and settings.ws_port:
+        name = f"{settings.http_port}-{settings.ws_port}"
+        note = f"http://{settings.host}:{settings.http_port}"
+        held.enter_context(InstanceLock(name, note=note))
+    return held
+
+
+def _loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
+    """Return uvloop where it can run; it takes a sixth off the cost of ingest."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.Loop
+
+
+def _has_display() -> bool:
+    return sys.platform == "darwin" or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
+
+
+def _line(ready: "Ready") -> str:
+    told = {"type": "ready", "http": ready.http, "events": ready.events, "bus": ready.bus}
+    return json_module.dumps(told)
+
+
+def screen(settings: "Settings", ready: "Ready") -> str:
+    """Return the start-up screen: what runs, what is off and how to turn it on, where to go."""
+    first, last = settings.udp_ports
+    runtime = f"onnxruntime {_version('onnxruntime', 'onnxruntime-gpu')}"
+    cores = (
+        f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}"
+    )
+    device = f"{ready.model.providers[0]} ({cores} cores)"
+    python = f"Python {platform.python_version()}"
+    lines = [
+        f"demeanor {_version('demeanor')} · {python} · {runtime} · {device}",
+        f"✔ model    {ready.model.id} {ready.model.version}   audio + face · golden check passed",
+        "✔ camera   not opened yet – the sample call plays until you allow one",
+        f"✔ bus      {ready.bus}",
+        f"✔ media    WebRTC · UDP {first}-{last}",
+        f"✔ policy   {ready.policy} · no media is kept, scores for two minutes",
+    ]
+    if settings.redis_url is None:
+        lines.append("○ off      own Redis   DEMEANOR_REDIS_URL=redis://HOST:6379 demeanor up")
+    if settings.device == "cpu":
+        lines.append("○ off      GPU         make install RUNTIME=gpu && demeanor up --device cuda")
+    lines += [f"! {sentence}" for sentence in ready.moved]
+    if not ready.guard.loopback_only:
+        lines.append(
+            "! token    'dev' works on loopback only, and there is no other kind yet: "
+            "every request will get 401. Use --host 127.0.0.1"
+        )
+    lines += [
+        "",
+        f"→ Open       {ready.http}",
+        f"→ WHIP       {ready.http}/whip/me        bearer token  dev",
+        f"→ Events     {ready.events}        subprotocol demeanor.v1.json",
+        "→ File       demeanor run --source talk.mp4",
+    ]
+    if ready.guard.loopback_only:
+        lines.append("Only this machine can connect. Ctrl-C drains, a second Ctrl-C stops at once.")
+    return "\n" + "\n".join(f"  {line}".rstrip() for line in lines) + "\n"
+
+
+def _version(*names: str) -> str:
+    for name in names:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return "?"

@@ -1,0 +1,1 @@
+"""``demeanor evaluate``: labelled clips and images through the production models, judged."""

@@ -1,0 +1,1 @@
+"""From the bus to WebSocket, SSE and REST clients."""

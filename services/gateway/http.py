@@ -1,0 +1,363 @@
+"""REST, SSE, pages and health over the same hub that serves the event socket (aiohttp)."""
+
+import asyncio
+import math
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from aiohttp import web
+
+from pipeline.errors import BusError
+from pipeline.events import PROTOCOL
+from pipeline.schema import asyncapi
+from services.auth import DEV_TOKEN, Principal, Unauthorised, bearer, is_loopback
+from services.bus.types import Session
+from services.gateway import docs, openapi, pages, protocol, sse, views
+from services.gateway.app import Gateway
+from services.gateway.metrics import CONTENT_TYPE, Metrics, Source
+from services.gateway.protocol import Closing, Selection
+from services.gateway.requests import Requests
+from services.gateway.views import SessionView
+from services.problems import Problem
+
+LIMIT = 50
+LARGEST_LIMIT = 200
+ERASE_S = 5.0
+"""How long DELETE waits for the owner to end the session by itself."""
+PING_LIMIT_S = 0.5
+_LARGEST_MS = 2**53
+_encoder = msgspec.json.Encoder()
+
+
+def routes(
+    app: web.Application, gateway: Gateway, *, sources: Mapping[str, Source] | None = None
+) -> None:
+    """Add everything but WHIP to ``app``, whose middleware must be :mod:`services.problems`'s.
+
+    ``sources``: numbers of other rooms for ``/metrics``, as ``statistics()`` gives them.
+    """
+    door = _Door(gateway, {} if sources is None else sources)
+    get = app.router.add_get
+    get("/v1/sessions", door.sessions)
+    get("/v1/sessions/{session_id}", door.session)
+    app.router.add_delete("/v1/sessions/{session_id}", door.erase)
+    get("/v1/sessions/{session_id}/state", door.state)
+    get("/v1/sessions/{session_id}/timeline", door.timeline)
+    get("/v1/sessions/{session_id}/events", door.session_events)
+    get("/v1/events", door.events)
+    get("/v1/policy", door.policy)
+    get("/v1/models", door.models)
+    get("/metrics", door.metrics)
+    get("/v1/config", door.config)
+    get("/version", door.version)
+    get("/livez", door.livez)
+    get("/readyz", door.readyz)
+    get("/asyncapi.json", door.asyncapi)
+    get("/openapi.json", door.openapi)
+    get("/docs/errors", door.errors)
+    for name in ("", *door.files):
+        get(f"/{name}", door.page)
+
+
+def _json(body: Any, status: int = 200) -> web.Response:
+    return web.Response(
+        body=_encoder.encode(body),
+        status=status,
+        content_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+class _Door:
+    """Handlers; each does one thing to the gateway."""
+
+    def __init__(self, gateway: Gateway, sources: Mapping[str, Source]) -> None:
+        self._gateway = gateway
+        self._hub = gateway.hub
+        self._metrics = Metrics(
+            gateway.queues,
+            {"gateway": gateway.statistics, "bus": gateway.bus.statistics, **sources},
+        )
+        self._asyncapi = asyncapi(
+            version=gateway.version,
+            sent=(
+                protocol.Hello,
+                protocol.Subscribed,
+                protocol.Resumed,
+                protocol.Unsubscribed,
+                protocol.Pong,
+                protocol.Drain,
+            ),
+            received=(
+                protocol.Auth,
+                protocol.Subscribe,
+                protocol.Resume,
+                protocol.Unsubscribe,
+                protocol.Ping,
+            ),
+        )
+        self._openapi = openapi.document(gateway.version)
+        self.files = pages.files()
+
+    # sessions
+
+    async def sessions(self, request: web.Request) -> web.Response:
+        """One page of the list."""
+        tenant = self._principal(request).tenant
+        key = request.query.get("sort", "session_id")
+        if key.removeprefix("-") not in views.SORTS:
+            raise Problem(
+                400, "bad_sort", f"sort by one of: {', '.join(views.SORTS)}; '-' turns it"
+            )
+        limit = _number(request, "limit", LIMIT, 1, LARGEST_LIMIT)
+        await self._hub.serve(tenant)
+        every = [await self._view(session) for session in self._hub.directory.of(tenant)]
+        state = request.query.get("state")
+        chosen = views.sort([item for item in every if state in (None, item.state)], key)
+        after = request.query.get("after")
+        ids = [item.session_id for item in chosen]
+        start = ids.index(after) + 1 if after in ids else 0
+        page = chosen[start : start + limit]
+        more = page[-1].session_id if start + limit < len(chosen) else None
+        return _json(views.Page(page, more))
+
+    async def session(self, request: web.Request) -> web.Response:
+        """One session."""
+        return _json(await self._view(await self._session(request)))
+
+    async def state(self, request: web.Request) -> web.Response:
+        """One sentence and the numbers behind it."""
+        view = await self._view(await self._session(request))
+        return _json(views.StateView(views.sentence(view), view))
+
+    async def timeline(self, request: web.Request) -> web.Response:
+        """Windows that are still held."""
+        session = await self._session(request)
+        if request.query.get("format", "json") != "json":
+            raise Problem(400, "bad_format", "the timeline comes as format=json")
+        from_ms = _number(request, "from_ms", 0, 0, _LARGEST_MS)
+        to_ms = _number(request, "to_ms", _LARGEST_MS, 0, _LARGEST_MS)
+        return _json(views.timeline(await self._hub.feed(session), from_ms, to_ms))
+
+    async def erase(self, request: web.Request) -> web.Response:
+        """End a session and erase its data: its owner does it, or we do when it is gone."""
+        session = await self._session(request)
+        asked = msgspec.structs.replace(session, erase=True)
+        await self._gateway.bus.announce(asked, session.lease_ms)
+        live = session.state == "live" and not self._hub.directory.is_lost(session.session_id)
+        if not (live and await self._hub.erased(session.session_id, ERASE_S)):
+            feed = await self._hub.feed(session)
+            await self._gateway.bus.erase_session(feed.key, session.epoch)
+            over = msgspec.structs.replace(asked, state="ended")
+            await self._gateway.bus.announce(over, self._gateway.clock.wall_ms())
+            feed.erase()
+        return web.Response(status=204)
+
+    async def _session(self, request: web.Request) -> Session:
+        tenant = self._principal(request).tenant
+        await self._hub.serve(tenant)
+        session = await self._hub.find(tenant, request.match_info["session_id"])
+        if session is None:
+            raise Problem(
+                404, "no_such_session", "this session does not exist or ended more than 2 min ago"
+            )
+        return session
+
+    async def _view(self, session: Session) -> SessionView:
+        feed = await self._hub.feed(session)
+        lost = self._hub.directory.is_lost(session.session_id)
+        return views.view(feed, session, owner_lost=lost)
+
+    # streams
+
+    async def session_events(self, request: web.Request) -> web.StreamResponse:
+        """One session's events."""
+        await self._session(request)
+        return await self._stream(request, [request.match_info["session_id"]])
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """All sessions' events."""
+        return await self._stream(request, [protocol.EVERYTHING])
+
+    async def _stream(self, request: web.Request, sessions: list[str]) -> web.StreamResponse:
+        tenant = self._principal(request).tenant
+        selection = _selection(request, sessions)
+        since = sse.position(request.headers.get("Last-Event-ID"))
+        if since is not None and protocol.EVERYTHING not in sessions and since[0] not in sessions:
+            since = None
+        try:
+            with self._gateway.stream() as outbox:
+                requests = Requests(self._hub, outbox, tenant)
+                try:
+                    await sse.subscribe(requests, outbox, selection, since)
+                    if not outbox.expects:  # over and read to the end: tells EventSource to stop
+                        return web.Response(status=204)
+                    response = web.StreamResponse(
+                        headers={
+                            "Content-Type": "text/event-stream",
+                            "Cache-Control": "no-store",
+                            "X-Accel-Buffering": "no",
+                        }
+                    )
+                    await response.prepare(request)
+                    await sse.run(response, outbox)
+                finally:
+                    requests.close()
+        except Closing as closing:
+            raise Problem(503, closing.error, closing.reason, {"Retry-After": "3"}) from closing
+        return response
+
+    # about
+
+    async def policy(self, request: web.Request) -> web.Response:
+        """Who may be scored."""
+        self._principal(request)
+        policy = self._gateway.policy
+        if policy is None:
+            raise Problem(404, "no_policy", "this process scores nothing; ask the one that does")
+        return _json(
+            {
+                "jurisdiction": policy.jurisdiction,
+                "score_roles": list(policy.score_roles),
+                "text": policy.sentence,
+            }
+        )
+
+    async def models(self, request: web.Request) -> web.Response:
+        """The loaded model."""
+        self._principal(request)
+        model = self._gateway.model
+        return _json({"models": [] if model is None else [model]})
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Numbers for Prometheus."""
+        self._principal(request)
+        return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def config(self, request: web.Request) -> web.Response:
+        """What a page needs to connect; the public token only while this machine is alone."""
+        self._check_host(request)
+        token = DEV_TOKEN if self._gateway.guard.loopback_only else None
+        url = f"{self._events_origin(request)}{protocol.PATH}"
+        return _json({"events_url": url, "token": token, "version": self._gateway.version})
+
+    async def version(self, request: web.Request) -> web.Response:
+        """Which server this is."""
+        del request
+        return _json({"version": self._gateway.version, "protocol": PROTOCOL})
+
+    async def livez(self, request: web.Request) -> web.Response:
+        """The process runs: nothing else, so that a Redis outage restarts nobody."""
+        del request
+        return web.Response(text="ok\n")
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        """Whether this process should get traffic, with reasons."""
+        del request
+        checks = {
+            "draining": "draining" if self._gateway.draining else "ok",
+            "hub": "ok" if self._hub.running else "a task of the hub has ended",
+            "bus": await self._bus_state(),
+        }
+        ready = all(value == "ok" for value in checks.values())
+        return _json({"ready": ready, "checks": checks}, 200 if ready else 503)
+
+    async def _bus_state(self) -> str:
+        try:
+            async with asyncio.timeout(PING_LIMIT_S):
+                await self._gateway.bus.ping()
+        except (BusError, TimeoutError):
+            return "the bus does not answer"
+        return "ok"
+
+    async def asyncapi(self, request: web.Request) -> web.Response:
+        """The event socket."""
+        del request
+        return _json(self._asyncapi)
+
+    async def openapi(self, request: web.Request) -> web.Response:
+        """This door."""
+        del request
+        return _json(self._openapi)
+
+    async def errors(self, request: web.Request) -> web.Response:
+        """What the codes of errors mean."""
+        del request
+        headers = {"Content-Security-Policy": "default-src 'none'; style-src 'self'"}
+        return web.Response(text=docs.page(), content_type="text/html", headers=headers)
+
+    async def page(self, request: web.Request) -> web.StreamResponse:
+        """A static file."""
+        self._check_host(request)
+        self._learn_port(request)
+        return pages.answer(self.files, request.path.lstrip("/"), self._events_origin(request))
+
+    # who asks
+
+    def _principal(self, request: web.Request) -> Principal:
+        self._check_host(request)
+        try:
+            return self._gateway.guard.principal(bearer(request.headers), request.headers)
+        except (Unauthorised, UnicodeError) as error:
+            detail = str(error) if isinstance(error, Unauthorised) else "the token is not text"
+            raise Problem(
+                401, "unauthorised", detail, {"WWW-Authenticate": 'Bearer realm="demeanor"'}
+            ) from error
+
+    def _check_host(self, request: web.Request) -> None:
+        """Refuse names of others that resolve to this machine (DNS rebinding)."""
+        if self._gateway.guard.loopback_only and not is_loopback(_hostname(request)):
+            raise Problem(403, "bad_host", "address this server as localhost or 127.0.0.1")
+
+    def _learn_port(self, request: web.Request) -> None:
+        bound = request.transport.get_extra_info("sockname") if request.transport else None
+        if bound is not None:
+            self._gateway.page_ports.add(int(bound[1]))
+
+    def _events_origin(self, request: web.Request) -> str:
+        """Return where the socket is by the name under which the page was asked for."""
+        host = _hostname(request)
+        port = urlsplit(self._gateway.events_url).port
+        return f"ws://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _hostname(request: web.Request) -> str:
+    try:
+        return urlsplit(f"//{request.host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _selection(request: web.Request, sessions: list[str]) -> Selection:
+    """Return what the query string asks for. Raises :class:`Problem` (400)."""
+    wanted: dict[str, Any] = {"sessions": sessions}
+    for name in ("events", "roles"):
+        if name in request.query:
+            wanted[name] = [part for part in request.query[name].split(",") if part]
+    try:
+        if "max_hz" in request.query:
+            wanted["max_hz"] = _rate(request.query["max_hz"])
+        return msgspec.convert(wanted, Selection)
+    except ValueError as error:
+        raise Problem(400, "bad_query", f"{error}") from error
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not math.isfinite(rate) or rate <= 0:
+        raise ValueError("max_hz must be a number above 0")
+    return rate
+
+
+def _number(request: web.Request, name: str, default: int, least: int, most: int) -> int:
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if not text.isdecimal() or not least <= int(text[:20]) <= most:
+        raise Problem(400, "bad_query", f"{name} must be a whole number from {least} to {most}")
+    return int(text)

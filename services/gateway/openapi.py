@@ -1,0 +1,130 @@
+"""``/openapi.json``: what the HTTP door of the gateway takes and answers (OpenAPI 3.1)."""
+
+from typing import Any
+
+import msgspec
+
+from services.gateway.views import SORTS, Page, SessionView, StateView, Timeline
+from services.problems import CONTENT_TYPE as PROBLEM_TYPE
+from services.problems import Body as ProblemBody
+
+_SECURITY: list[dict[str, list[str]]] = [{"bearer": []}]
+
+
+def document(version: str) -> dict[str, Any]:
+    """Return the description of every address below."""
+    _, schemas = msgspec.json.schema_components(
+        [Page, SessionView, StateView, Timeline, ProblemBody],
+        ref_template="#/components/schemas/{name}",
+    )
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Demeanor", "version": version},
+        "paths": _sessions() | _streams() | _about(),
+        "components": {
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+            "schemas": schemas,
+        },
+    }
+
+
+def _sessions() -> dict[str, Any]:
+    sort = _query("sort", "string", enum=[*SORTS, *(f"-{name}" for name in SORTS)])
+    state = _query("state", "string", enum=["calm", "watch", "high", "no_evidence"])
+    paging = [_query("limit", "integer"), _query("after", "string")]
+    span = [_query("from_ms", "integer"), _query("to_ms", "integer")]
+    form = _query("format", "string", enum=["json"])
+    one = "/v1/sessions/{session_id}"
+    erase = {
+        "summary": "End the session and erase its data",
+        "security": _SECURITY,
+        "responses": {"204": {"description": "Erased"}, "default": _problem()},
+    }
+    return {
+        "/v1/sessions": {"get": _json("Sessions as they stand", "Page", [sort, state, *paging])},
+        one: {
+            "parameters": [_session_id()],
+            "get": _json("One session as it stands", "SessionView"),
+            "delete": erase,
+        },
+        f"{one}/state": {
+            "parameters": [_session_id()],
+            "get": _json("One plain sentence and its numbers", "StateView"),
+        },
+        f"{one}/timeline": {
+            "parameters": [_session_id()],
+            "get": _json("Windows that are still held", "Timeline", [*span, form]),
+        },
+    }
+
+
+def _streams() -> dict[str, Any]:
+    resume = {"name": "Last-Event-ID", "in": "header", "schema": {"type": "string"}}
+    filters = [_query("events", "string"), _query("roles", "string"), _query("max_hz", "number")]
+    stream = {
+        "summary": "Events as they come (SSE)",
+        "security": _SECURITY,
+        "parameters": [resume, *filters],
+        "responses": {
+            "200": {"description": "Events", "content": {"text/event-stream": {}}},
+            "default": _problem(),
+        },
+    }
+    return {
+        "/v1/events": {"get": stream},
+        "/v1/sessions/{session_id}/events": {"parameters": [_session_id()], "get": stream},
+    }
+
+
+def _about() -> dict[str, Any]:
+    guarded = {"/v1/policy": "Who may be scored", "/v1/models": "The loaded model"}
+    plain = {
+        "/v1/config": "What the page needs",
+        "/version": "Version of the server",
+        "/livez": "The process runs",
+        "/readyz": "The process may take traffic (503 with reasons otherwise)",
+        "/asyncapi.json": "The event socket",
+        "/openapi.json": "This document",
+    }
+    paths: dict[str, Any] = {
+        path: {"get": {**_any(words), "security": _SECURITY}} for path, words in guarded.items()
+    }
+    paths |= {path: {"get": _any(words)} for path, words in plain.items()}
+    page = {"200": {"description": "Page", "content": {"text/html": {}}}}
+    paths["/docs/errors"] = {"get": {"summary": "What error codes mean", "responses": page}}
+    text = {"200": {"description": "Metrics", "content": {"text/plain": {}}}}
+    paths["/metrics"] = {
+        "get": {"summary": "Prometheus metrics", "security": _SECURITY, "responses": text}
+    }
+    return paths
+
+
+def _json(
+    summary: str, schema: str, parameters: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    return {
+        "summary": summary,
+        "security": _SECURITY,
+        "parameters": parameters or [],
+        "responses": {"200": {"description": summary, "content": content}, "default": _problem()},
+    }
+
+
+def _any(summary: str) -> dict[str, Any]:
+    answer = {"description": summary, "content": {"application/json": {}}}
+    return {"summary": summary, "responses": {"200": answer}}
+
+
+def _problem() -> dict[str, Any]:
+    content = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Body"}}}
+    return {"description": "A problem (RFC 9457)", "content": content}
+
+
+def _query(name: str, kind: str, enum: list[str] | None = None) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": kind} if enum is None else {"type": kind, "enum": enum}
+    return {"name": name, "in": "query", "schema": schema}
+
+
+def _session_id() -> dict[str, Any]:
+    return {"name": "session_id", "in": "path", "required": True, "schema": {"type": "string"}}

@@ -1,0 +1,182 @@
+"""What one reader asked for: subscriptions, resumes, and sessions that join later.
+
+Shared by WebSocket and SSE readers. Order of a resume: the feeds are live before the log is read
+(:meth:`Hub.feed`), a place is taken at the asked position, and the reader continues from there; so
+there is no seam between replay and live.
+"""
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from services.bus.types import Session
+from services.gateway import protocol
+from services.gateway.feed import Feed
+from services.gateway.hub import Hub
+from services.gateway.member import Member
+from services.gateway.outbox import Outbox
+from services.gateway.protocol import EVERYTHING, Closing, Code, Selection
+
+SUBSCRIPTIONS = 64
+
+
+class Requests:
+    """The requests of one reader of one tenant."""
+
+    def __init__(self, hub: Hub, outbox: Outbox, tenant: str) -> None:
+        self._hub = hub
+        self._outbox = outbox
+        self._tenant = tenant
+        self._selections: dict[str | None, Selection] = {}
+        self._stop_following: dict[str | None, Callable[[], None]] = {}
+
+    def close(self) -> None:
+        """Stop following sessions that start."""
+        for stop in self._stop_following.values():
+            stop()
+        self._stop_following.clear()
+
+    async def subscribe(self, message: protocol.Subscribe) -> None:
+        """Answer, then send what comes from now on."""
+        feeds, unknown = await self.feeds(message, since={})
+        self._tell_unknown(unknown, message.id, nothing=not feeds and not message.everything)
+        members = [Member(feed, self._outbox, message, feed.last) for feed in feeds]
+        snapshot = [_last_wanted(member) for member in members] if message.snapshot else []
+        answer = protocol.Subscribed(
+            id=message.id,
+            sessions=[feed.session.session_id for feed in feeds],
+            snapshot=[msgspec.Raw(data) for data in snapshot if data is not None],
+        )
+        self._outbox.answer(protocol.encode(answer))
+        self.join(message.id, message, members)
+
+    async def resume(self, message: protocol.Resume) -> None:
+        """Answer, then send what is held behind the positions, then what comes."""
+        selection = message.subscribe
+        feeds, unknown = await self.feeds(selection, since=message.since)
+        members = [
+            Member(feed, self._outbox, selection, message.since.get(feed.session.session_id, -1))
+            for feed in feeds
+        ]
+        answer = protocol.Resumed(
+            id=message.id,
+            recovered={m.feed.session.session_id: m.recovered for m in members},
+            lost={
+                **{m.feed.session.session_id: m.lost for m in members if m.lost},
+                **dict.fromkeys(unknown),
+            },
+            sessions=[feed.session.session_id for feed in feeds],
+        )
+        self._outbox.answer(protocol.encode(answer))
+        if not feeds and not selection.everything:
+            raise Closing(Code.NO_SUCH_SESSION, "no_such_session", "none of these sessions exists")
+        self.join(message.id, selection, members)
+
+    async def feeds(
+        self, selection: Selection, since: dict[str, int]
+    ) -> tuple[list[Feed], list[str]]:
+        """Return the open feeds of a selection and the named sessions that do not exist.
+
+        Nothing is awaited after the last look at the directory: no session slips through.
+        """
+        await self._hub.serve(self._tenant)
+        named = dict.fromkeys(
+            [*since, *(name for name in selection.sessions if name != EVERYTHING)]
+        )
+        sessions: dict[str, Session] = {}
+        unknown: list[str] = []
+        for session_id in named:
+            session = await self._hub.find(self._tenant, session_id)
+            if session is None:
+                unknown.append(session_id)
+            else:
+                sessions[session_id] = session
+        feeds: dict[str, Feed] = {}
+        while missing := self._missing(selection, sessions, feeds):
+            for session in missing:
+                feeds[session.session_id] = await self._hub.feed(session)
+        return list(feeds.values()), unknown
+
+    def _missing(
+        self, selection: Selection, named: dict[str, Session], feeds: dict[str, Feed]
+    ) -> list[Session]:
+        live: Iterable[Session] = (
+            self._hub.directory.live(self._tenant) if selection.everything else ()
+        )
+        wanted = {**named, **{session.session_id: session for session in live}}
+        return [
+            session
+            for session in wanted.values()
+            if session.session_id not in feeds and selection.takes_role(session.role)
+        ]
+
+    def join(
+        self, subscription: str | None, selection: Selection, members: Iterable[Member]
+    ) -> None:
+        """Take the places; an older subscription of the same id is replaced."""
+        self._unfollow(subscription)
+        if len(self._selections) >= SUBSCRIPTIONS:
+            raise Closing(
+                Code.BAD_MESSAGE,
+                "too_many_subscriptions",
+                f"one connection may hold {SUBSCRIPTIONS} subscriptions; unsubscribe first",
+            )
+        self._selections[subscription] = selection
+        for member in members:
+            self._outbox.join(member)
+        if selection.everything:
+            self._stop_following[subscription] = self._hub.on_newcomer(
+                self._tenant, lambda feed: self._newcomer(feed, selection)
+            )
+        self._outbox.follows_all = bool(self._stop_following)
+
+    def _newcomer(self, feed: Feed, selection: Selection) -> None:
+        known = feed.session.session_id in self._outbox.members
+        if not known and selection.takes_role(feed.session.role):
+            self._outbox.join(Member(feed, self._outbox, selection, -1))
+
+    def unsubscribe(self, subscription: str | None) -> None:
+        """Give up the places of one subscription."""
+        selection = self._selections.get(subscription)
+        if selection is None:
+            self._outbox.answer(
+                self._hub.notices.error(
+                    "no_such_subscription",
+                    "there is no subscription with this id",
+                    ref=subscription,
+                )
+            )
+            return
+        self._unfollow(subscription)
+        for session_id, member in list(self._outbox.members.items()):
+            if member.selection is selection:
+                self._outbox.leave(session_id)
+        self._outbox.answer(protocol.encode(protocol.Unsubscribed(subscription)))
+
+    def _unfollow(self, subscription: str | None) -> None:
+        self._selections.pop(subscription, None)
+        stop = self._stop_following.pop(subscription, None)
+        if stop is not None:
+            stop()
+        self._outbox.follows_all = bool(self._stop_following)
+
+    def _tell_unknown(self, unknown: list[str], ref: str | None, *, nothing: bool) -> None:
+        if unknown and nothing:
+            raise Closing(Code.NO_SUCH_SESSION, "no_such_session", "none of these sessions exists")
+        for session_id in unknown:
+            self._outbox.answer(
+                self._hub.notices.error(
+                    "no_such_session",
+                    "this session does not exist or is over",
+                    session_id=session_id,
+                    ref=ref,
+                )
+            )
+
+
+def _last_wanted(member: Member) -> bytes | None:
+    """Return the newest record of a session that the selection takes."""
+    for entry in reversed(member.feed.entries):
+        if member.selection.takes(entry.kind):
+            return entry.data
+    return None

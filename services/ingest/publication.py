@@ -1,0 +1,279 @@
+"""One accepted publisher: its connection, its frames on the way to the decoder, its session.
+
+The peer calls in from the event loop; one task (:meth:`Publication.run`) decodes what has gathered,
+feeds the session and, once there is a reason to end, takes everything down in order: connection,
+last frames, session, codecs.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from pipeline.clock import MediaClock, ntp_seconds
+from pipeline.events import EndReason
+from pipeline.types import Kind
+from services.clock import Clock
+from services.ingest.collector import BOUND, Collector, Encoded
+from services.ingest.decoding import Decoding
+from services.ingest.ice import RECEIVE_PACKETS, Ports
+from services.ingest.layers import LayerFilter
+from services.ingest.packets import CAPACITY, Frame
+from services.ingest.peer import Callbacks, Peer
+from services.ingest.sdp import Offer
+from services.ingest.session import Session
+from services.ingest.sink import Stop
+from services.queues import Registered, Registry
+
+HANDSHAKE_S: Final = 10
+"""A publisher that is not connected this long after its POST is let go."""
+MAX_OVERSIZED: Final = 3
+"""Frames in a row that are too large to decode before the session ends (``bad_media``)."""
+
+STALE_S: Final = 3
+"""A connected publisher that sent nothing for this long may be replaced: a page that was closed
+hard says no goodbye, and comes back under the same name."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Counters of one publication beside its session's."""
+
+    corrupt: dict[Kind, int]
+    oversized: int
+    lost: dict[str, int]
+    """Packets and frames that were not taken, by reason."""
+    undecoded: int
+    """Frames of higher temporal layers that no window needed."""
+    jumps: int
+
+
+class Publication:
+    """One live publisher. :meth:`answer`, then :meth:`attach`, then await :meth:`run` as a task."""
+
+    def __init__(
+        self,
+        offer: Offer,
+        *,
+        ports: Ports,
+        addresses: Sequence[str],
+        ice_servers: Sequence[str],
+        decoding: Decoding,
+        queues: Registry,
+        clock: Clock,
+    ) -> None:
+        self.offer = offer
+        self.finished = asyncio.Event()
+        """Set when everything has been freed."""
+        self.abandoned = False
+        """The connection did not close in time."""
+        self._clock = clock
+        self._decoding = decoding
+        self._collector = Collector()
+        self._media = MediaClock()
+        self._rates_hz: dict[Kind, int] = {}
+        self._session: Session | None = None
+        self._connected = False
+        self._made_s = self._heard_s = clock.monotonic_s()
+        self._reason: EndReason | None = None
+        self._due = asyncio.Event()
+        self._corrupt: Counter[Kind] = Counter()
+        self._oversized = 0
+        self._oversized_in_a_row = 0
+        self._jumps = 0
+        self._layers = LayerFilter()
+        self._undecoded = 0
+        self._peer = Peer(
+            offer,
+            Callbacks(self._frame, self._report, self._on_connected, self._on_closed),
+            ports=ports,
+            addresses=addresses,
+            ice_servers=ice_servers,
+            now=clock.monotonic_s,
+        )
+        self._queues = self._register(queues)
+
+    @property
+    def session(self) -> Session:
+        """The session this publisher feeds; there once :meth:`attach` was called."""
+        if self._session is None:
+            raise RuntimeError("attach a session first")
+        return self._session
+
+    @property
+    def half_open(self) -> bool:
+        """Whether the publisher has yet to connect."""
+        return not self._connected
+
+    @property
+    def stale(self) -> bool:
+        """Whether the publisher is connected and silent, so that another may take its place."""
+        return self._connected and self._clock.monotonic_s() - self._heard_s >= STALE_S
+
+    async def answer(self) -> str:
+        """Return the SDP answer. Raises :class:`~services.ingest.ice.NoPort`."""
+        return await self._peer.answer()
+
+    def attach(self, session: Session) -> None:
+        """Name the session that media goes to."""
+        self._session = session
+
+    def stop(self, reason: EndReason) -> None:
+        """Ask for the end; the first reason counts. :attr:`finished` tells when it is done."""
+        if self._reason is None:
+            self._reason = reason
+            self._due.set()
+
+    def stop_for(self, why: Stop) -> None:
+        """Ask for the end because the sink wants it."""
+        self.stop("owner_lost" if why == "fenced" else "deleted")
+
+    def check(self) -> None:
+        """Watch over deadlines; call about once a second."""
+        now_s = self._clock.monotonic_s()
+        late = self.half_open and now_s - self._made_s >= HANDSHAKE_S
+        if late or self.session.check():
+            self.stop("timeout")
+        if self._collector.due(now_s):
+            self._due.set()
+
+    async def run(self) -> None:
+        """Decode and feed until there is a reason to end, then free everything."""
+        try:
+            while self._reason is None:
+                await self._due.wait()
+                self._due.clear()
+                await self._decode()
+        except Exception:  # noqa: BLE001 - the boundary of this session's task: others go on
+            _log.exception("a session failed", session_id=self.session.session_id)
+            self.stop("error")
+        finally:
+            await self._finish()
+
+    async def discard(self) -> None:
+        """Free a publication that never got a session."""
+        self.abandoned = not await self._peer.close()
+        self._unregister()
+        self.finished.set()
+
+    def statistics(self) -> Statistics:
+        """Return the counters as they stand."""
+        return Statistics(
+            corrupt=dict(self._corrupt),
+            oversized=self._oversized,
+            lost=dict(self._peer.lost() + self._peer.gathering.dropped + self._collector.dropped),
+            undecoded=self._undecoded,
+            jumps=self._jumps,
+        )
+
+    async def _finish(self) -> None:
+        self.abandoned = not await self._peer.close()
+        try:
+            if self._reason != "error":
+                await self._decode()
+            await self.session.end(self._reason or "error")
+        except Exception:  # noqa: BLE001 - the rest must still be freed
+            _log.exception("a session did not end cleanly", session_id=self.session.session_id)
+        finally:
+            await self._decoding.forget(self.session.session_id)
+            self._unregister()
+            self.finished.set()
+
+    async def _decode(self) -> None:
+        if not len(self._collector):
+            return
+        arrived_s = self._collector.arrived_s
+        batch = self._collector.take()
+        decoded = await self._decoding.decode(self.session.session_id, batch)
+        self._corrupt["audio"] += decoded.corrupt_audio
+        self._corrupt["video"] += decoded.corrupt_video
+        self._oversized += decoded.oversized
+        if decoded.corrupt_video or decoded.oversized:
+            self._peer.damaged()
+        self._judge_sizes(batch, decoded.oversized)
+        self.session.feed(decoded.items, arrived_s)
+
+    def _judge_sizes(self, batch: Sequence[Encoded], oversized: int) -> None:
+        if oversized:
+            self._oversized_in_a_row += oversized
+        elif any(frame.kind == "video" for frame in batch):
+            self._oversized_in_a_row = 0
+        if self._oversized_in_a_row >= MAX_OVERSIZED:
+            self.stop("bad_media")
+
+    def _frame(self, kind: Kind, codec: str, clock_hz: int, frame: Frame) -> None:
+        if self._session is None or self._reason is not None:
+            return
+        now_s = self._heard_s = self._clock.monotonic_s()
+        if self._rates_hz.get(kind) != clock_hz:
+            self._rates_hz[kind] = clock_hz
+            self._media.add(kind, clock_hz)
+        self._session.begin()
+        tick = self._media.tick(kind, frame.timestamp, now_s)
+        needed = kind == "audio" or self._needs(frame)
+        data = frame.data if needed else b""
+        encoded = Encoded(kind, codec, tick, data, frame.key, needed)
+        if not self._collector.add(encoded, now_s):
+            self._peer.damaged()
+        if self._collector.due(now_s):
+            self._due.set()
+
+    def _needs(self, frame: Frame) -> bool:
+        skipped_before = self._layers.skipping
+        needed = self._layers.needs(frame.layer, frame.timestamp)
+        if skipped_before and not self._layers.skipping:
+            self._peer.damaged()
+        self._undecoded += not needed
+        return needed
+
+    def _report(self, kind: Kind, rtp: int, ntp: int) -> None:
+        if kind not in self._rates_hz:
+            return
+        jump = self._media.report(kind, rtp, ntp_seconds(ntp))
+        if jump is not None and self._session is not None:
+            self._jumps += 1
+            self._session.gap(jump.gap)
+
+    def _on_connected(self) -> None:
+        self._connected = True
+        self._heard_s = self._clock.monotonic_s()
+
+    def _on_closed(self, left: bool) -> None:
+        self.stop("publisher_left" if left and self._connected else "timeout")
+
+    def _register(self, queues: Registry) -> list[Registered]:
+        return [
+            queues.add(
+                "ice_rx",
+                bound=RECEIVE_PACKETS,
+                unit="packets",
+                rule="drop_newest",
+                depth=lambda: self._peer.gathering.waiting,
+                dropped=lambda: self._peer.gathering.dropped,
+            ),
+            queues.add(
+                "assembler",
+                bound=CAPACITY,
+                unit="packets",
+                rule="drop_oldest",
+                depth=lambda: self._peer.waiting,
+                dropped=self._peer.lost,
+            ),
+            queues.add(
+                "encoded",
+                bound=sum(BOUND.values()),
+                unit="frames",
+                rule="drop_oldest",
+                depth=lambda: len(self._collector),
+                dropped=lambda: self._collector.dropped,
+            ),
+        ]
+
+    def _unregister(self) -> None:
+        for queue in self._queues:
+            queue.close()

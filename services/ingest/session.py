@@ -1,0 +1,284 @@
+"""The owner of one session: media in, windows to the scorer, events to the sink in order.
+
+Live sessions hand windows on and take outcomes when they come; files wait for every outcome, so
+nothing is lost. Either way each window that was cut leaves as exactly one event. A session reads
+no clock but the one it is given and starts no task; whoever made it calls :meth:`Session.end`.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from pipeline.errors import PolicyRefused
+from pipeline.events import EndReason, Event
+from pipeline.stream import Facts, Stream, Timing
+from pipeline.types import (
+    TICKS_PER_MS,
+    TICKS_PER_S,
+    AudioChunk,
+    Gap,
+    Job,
+    Kind,
+    Outcome,
+    SkipReason,
+    VideoFrame,
+    Window,
+)
+from pipeline.windowing import PATIENCE_TICKS, Windower
+from services.clock import Clock
+from services.ingest.items import Ended, Item, Reached
+from services.ingest.sink import EventSink
+
+NO_MEDIA_S = 10
+"""Without media for this long a session announces a gap (``no_media``)."""
+TIMEOUT_S = 30
+"""Without media for this long a session is over (``timeout``)."""
+ANSWER_PATIENCE_S = 2.0
+"""How long the end of a live session waits for windows still at the scorer."""
+
+Result = Outcome | SkipReason
+Done = Callable[[Job, Result, Timing], None]
+State = Literal["new", "live", "ending", "ended"]
+
+
+class Scoring(Protocol):
+    """What a session needs of the scoring loop (:mod:`services.scorer.loop`)."""
+
+    def submit(self, job: Job, done: Done) -> None:
+        """Queue a live window; ``done`` is called on the event loop exactly once."""
+
+    async def score(self, job: Job) -> tuple[Result, Timing]:
+        """Score a window of a file; waits its turn, never skips for age."""
+
+    def forget(self, session_id: str) -> None:
+        """Drop what is cached for a session that ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """A session's books."""
+
+    state: State
+    cut: int
+    """Windows cut; ``cut == scored + skipped + in_flight``."""
+    scored: int
+    skipped: dict[SkipReason, int]
+    in_flight: int
+    events: int
+    media_ticks: int
+    dropped: dict[str, int]
+    """Media that came too late for its window, by reason."""
+
+
+@dataclass(slots=True)
+class _Books:
+    events: int = 0
+    end: int = 0
+    """Last tick of media or of an announced gap."""
+    newest: dict[Kind, int] = field(default_factory=dict)
+
+
+class Session:
+    """One epoch of one stream, from its first media to ``session.ended``."""
+
+    def __init__(
+        self,
+        facts: Facts,
+        *,
+        scoring: Scoring,
+        sink: EventSink,
+        clock: Clock,
+        live: bool,
+        patience_ticks: int = PATIENCE_TICKS,
+    ) -> None:
+        """Make the owner; nothing is said before the first media, or the end.
+
+        ``patience_ticks`` is how far one track may run ahead of the other before windows stop
+        waiting (loosely interleaved files want more). Raises
+        :class:`~pipeline.errors.PolicyRefused` when the role may not be scored.
+        """
+        if not facts.scored:
+            raise PolicyRefused(f"the policy does not let the role '{facts.role}' be scored")
+        self.facts = facts
+        self._scoring = scoring
+        self._sink = sink
+        self._clock = clock
+        self._live = live
+        self._stream = Stream(facts)
+        self._windower = Windower(
+            audio="audio" in facts.tracks,
+            video="video" in facts.tracks,
+            patience_ticks=patience_ticks,
+        )
+        self._state: State = "new"
+        self._heard_s = clock.monotonic_s()
+        self._silence_told = False
+        self._books = _Books()
+        self._answered = asyncio.Event()
+        self._over = asyncio.Event()
+
+    @property
+    def session_id(self) -> str:
+        """``ses_`` and a ULID."""
+        return self.facts.session_id
+
+    def begin(self) -> None:
+        """Say ``session.started`` now: its time is that of the first media sample.
+
+        The first :meth:`feed` does it too; live media is decoded half a second after it arrived,
+        so whoever saw it arrive says so.
+        """
+        if self._state == "new":
+            self._state = "live"
+            self._put(self._stream.start(self._clock.wall_ms()))
+
+    def feed(self, items: Iterable[Item], arrived_s: float | None = None) -> None:
+        """Take live media and submit every window it completes; never blocks.
+
+        ``arrived_s`` is the monotonic time at which the newest of it came in. Media for a session
+        that is ending is ignored.
+        """
+        if self._state in ("ending", "ended"):
+            return
+        for due in self._take_in(items, arrived_s):
+            self._dispatch(due)
+
+    async def feed_all(self, items: Iterable[Item]) -> None:
+        """Take media of a file and wait until every window it completes has left as an event."""
+        if self._state in ("ending", "ended"):
+            return
+        for due in self._take_in(items, None):
+            await self._settle(due)
+
+    def gap(self, gap: Gap) -> None:
+        """Announce a stretch without media that was found elsewhere (``clock_jump``)."""
+        if self._state in ("new", "live"):
+            self.begin()
+            self._dispatch(gap)
+
+    def check(self) -> bool:
+        """Watch the media; call about once a second. True: it was silent too long, end it.
+
+        The first :data:`NO_MEDIA_S` of silence are announced as one gap.
+        """
+        if self._state not in ("new", "live"):
+            return False
+        silent_s = self._clock.monotonic_s() - self._heard_s
+        if silent_s >= NO_MEDIA_S and not self._silence_told:
+            self._silence_told = True
+            start = max(self._books.newest.values(), default=0)
+            end = start + int(silent_s * TICKS_PER_S)
+            self.gap(Gap(start, end, tuple(self.facts.tracks), "no_media"))
+        return silent_s >= TIMEOUT_S
+
+    async def end(self, reason: EndReason) -> None:
+        """Cut what is left, wait a moment for its outcomes, say ``session.ended``, close the sink.
+
+        The first reason counts; later calls wait until the session is over.
+        """
+        if self._state in ("ending", "ended"):
+            await self._over.wait()
+            return
+        self.begin()
+        self._state = "ending"
+        try:
+            await self._settle_rest()
+            duration_ms = self._books.end // TICKS_PER_MS
+            self._put(self._stream.end(reason, self._clock.wall_ms(), duration_ms))
+        finally:
+            self._state = "ended"
+            self._scoring.forget(self.session_id)
+            try:
+                await self._sink.close()
+            finally:
+                self._over.set()
+
+    def statistics(self) -> Statistics:
+        """Return the books as they stand."""
+        return Statistics(
+            state=self._state,
+            cut=self._stream.cut_count,
+            scored=self._stream.scored,
+            skipped=dict(self._stream.skipped),
+            in_flight=self._stream.in_flight,
+            events=self._books.events,
+            media_ticks=max(self._books.newest.values(), default=0),
+            dropped=dict(self._windower.dropped),
+        )
+
+    def _take_in(self, items: Iterable[Item], arrived_s: float | None) -> list[Window | Gap]:
+        heard = False
+        for item in items:
+            self.begin()
+            heard = heard or not isinstance(item, Ended)
+            self._accept(item)
+        if heard:
+            self._heard_s = self._clock.monotonic_s() if arrived_s is None else arrived_s
+            self._silence_told = False
+        return self._windower.take()
+
+    def _accept(self, item: Item) -> None:
+        match item:
+            case AudioChunk():
+                self._windower.feed(item)
+                self._note("audio", item.start + len(item.samples))
+            case VideoFrame():
+                self._windower.feed(item)
+                self._note("video", item.at)
+            case Reached():
+                self._windower.reached(item.kind, item.tick)
+                self._note(item.kind, item.tick)
+            case Ended():
+                self._windower.ended(item.kind)
+
+    def _note(self, kind: Kind, tick: int) -> None:
+        self._books.newest[kind] = max(self._books.newest.get(kind, 0), tick)
+        self._books.end = max(self._books.end, tick)
+
+    def _job(self, window: Window) -> Job:
+        self._stream.cut(window)
+        return Job(self.session_id, window, self._heard_s, self._clock.monotonic_s())
+
+    def _dispatch(self, due: Window | Gap) -> None:
+        if isinstance(due, Window):
+            self._scoring.submit(self._job(due), self._scored)
+        else:
+            self._announce(due)
+
+    async def _settle(self, due: Window | Gap) -> None:
+        if isinstance(due, Window):
+            job = self._job(due)
+            result, timing = await self._scoring.score(job)
+            self._scored(job, result, timing)
+        else:
+            self._announce(due)
+
+    def _announce(self, gap: Gap) -> None:
+        self._books.end = max(self._books.end, gap.end)
+        self._put(self._stream.gap(gap, self._clock.wall_ms()))
+
+    async def _settle_rest(self) -> None:
+        for due in self._windower.finish():
+            if self._live:
+                self._dispatch(due)
+            else:
+                await self._settle(due)
+        try:
+            async with asyncio.timeout(ANSWER_PATIENCE_S):
+                while self._stream.in_flight:
+                    self._answered.clear()
+                    await self._answered.wait()
+        except TimeoutError:
+            pass  # Stream.end skips what is left as unanswered
+
+    def _scored(self, job: Job, result: Result, timing: Timing) -> None:
+        if self._state == "ended":
+            return
+        self._put(self._stream.resolve(job.window.index, result, timing, self._clock.wall_ms()))
+        self._answered.set()
+
+    def _put(self, events: list[Event]) -> None:
+        self._books.events += len(events)
+        if events:
+            self._sink.put(events)

@@ -1,0 +1,78 @@
+"""Where a session's events go: the bus, or a file with one event per line.
+
+A sink takes events in order, never makes its caller wait, and is closed once by the session.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from pipeline.events import Event, Role, encode
+from services.bus.types import ResultBus, Session, StreamKey
+from services.bus.writer import open_writer
+from services.clock import Clock
+from services.queues import Registry
+
+
+class EventSink(Protocol):
+    """One session's way out; used from one event loop."""
+
+    def put(self, events: Sequence[Event]) -> None:
+        """Take events in order of ``seq``; bounded, never blocks, never raises for an outage."""
+
+    async def close(self) -> None:
+        """Write out what is held, then let go of everything; called once, after the last event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A session that needs a way out."""
+
+    session_id: str
+    tenant: str
+    stream: str
+    role: Role
+
+
+Stop = Literal["fenced", "erased"]
+"""Why a sink wants its session to end: a newer publisher owns the stream, or its data must go."""
+OpenSink = Callable[[Opening, Callable[[Stop], None]], Awaitable[EventSink]]
+"""Opens a session's sink; the second argument is called when the session must end. Raises
+:class:`~pipeline.errors.BusError` when there is no way out at the moment."""
+
+
+def bus_sinks(bus: ResultBus, clock: Clock, owner: str, queues: Registry | None = None) -> OpenSink:
+    """Return what opens sinks on ``bus`` for the ingest process ``owner``."""
+
+    async def open_sink(opening: Opening, on_stop: Callable[[Stop], None]) -> EventSink:
+        key = StreamKey(opening.tenant, opening.stream)
+        session = Session(
+            session_id=opening.session_id,
+            tenant=opening.tenant,
+            stream=opening.stream,
+            epoch=await bus.epoch(key, clock.wall_ms()),
+            owner=owner,
+            state="live",
+            role=opening.role,
+        )
+        return await open_writer(bus, clock, session, on_stop=on_stop, queues=queues)
+
+    return open_sink
+
+
+class JsonlSink:
+    """Writes ``<stem>.demeanor.jsonl``: one event per line, exactly as on the wire."""
+
+    def __init__(self, path: Path) -> None:
+        """Create or empty ``path``. Raises :class:`OSError` when that is not possible."""
+        self._file = path.open("wb")
+
+    def put(self, events: Sequence[Event]) -> None:
+        """Append events. Raises :class:`OSError` when the disk is full: a file must be whole."""
+        for event in events:
+            self._file.write(encode(event) + b"\n")
+
+    async def close(self) -> None:
+        """Flush and close the file."""
+        self._file.close()

@@ -1,0 +1,1 @@
+"""The scoring loop around :mod:`pipeline.scorer`."""
