@@ -11,4 +11,4 @@ lock() { # lock NAME EXTRA…
 }
 lock cpu --extra cpu --extra build
 lock gpu --extra gpu --extra build
-lock dev --extra cpu --extra dev --extra build
+lock dev --extra cpu --extra explain --extra dev --extra build

@@ -90,6 +90,45 @@ class Settings(BaseSettings):
     """Live sessions at once; more get 503."""
     score_roles: Words = ("customer", "self")
     """Roles the policy lets be scored (``eu-strict``)."""
+    policy: Path | None = None
+    """TOML file of the policy (``demeanor policy --help``). Empty: ``eu-strict``."""
+    audit: Path | None = None
+    """Folder of the audit log. Empty: under the user's state folder."""
+    token_keys: str | None = None
+    """Public keys of tokens: a JWKS file, or an ``https://`` URL on ``token_key_hosts``."""
+    token_key_hosts: Words = ()
+    """Hosts that ``token_keys`` may name."""
+    token_issuer: str | None = None
+    """Claim ``iss`` that every token must have. Empty: any."""
+    token_audience: str = Field(default="demeanor", min_length=1)
+    """Claim ``aud`` that every token must have."""
+    origins: Words = ()
+    """Origins of pages that may connect beside our own, as ``https://HOST[:PORT]``."""
+    tls_cert: Path | None = None
+    """PEM file of the certificate chain for HTTP and WebSocket; needs ``tls_key``."""
+    tls_key: Path | None = None
+    """PEM file of its private key."""
+    half_open: int = Field(default=32, ge=1)
+    """Publishers that may be connecting at once."""
+    half_open_per_token: int = Field(default=4, ge=1)
+    posts_per_s: int = Field(default=5, ge=1)
+    """WHIP offers a second and tenant; more get 429."""
+    connections_per_token: int = Field(default=20, ge=1)
+    """Readers at once with one token."""
+    rtp_packets_per_s: int = Field(default=4000, ge=100)
+    """Datagrams a second and session that are looked at; more are dropped."""
+    rtp_kbits_per_s: int = Field(default=12_000, ge=100)
+    decoder_memory_mb: int = Field(default=1024, ge=256)
+    """Address space of the decoder's child process."""
+    memory_limit_mb: int = Field(default=0, ge=0)
+    """Above 80 % of this much resident memory no stream is accepted. 0: what the machine or
+    container has."""
+    drain_soft_s: int = Field(default=0, ge=0)
+    """How long running sessions may end by themselves after ``demeanor drain``."""
+    redis_ca: Path | None = None
+    """PEM file with the authority that signed the certificate of ``rediss://``."""
+    redis_password_file: Path | None = None
+    """File with the password of ``redis_url``, so that it stands in no process list."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("udp_ports")

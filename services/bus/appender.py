@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from types import TracebackType
 
 import structlog
 from redis.exceptions import RedisError, ResponseError
@@ -190,3 +191,19 @@ def _refuse(jobs: Sequence[_Job], error: BusError) -> None:
     for job in jobs:
         if not job.done.done():
             job.done.set_exception(error)
+
+
+class wrapped:  # noqa: N801 - reads as a verb at the call
+    """Turns errors of the client into :class:`BusError` at the door."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, RedisError | OSError):
+            raise away(error) from error

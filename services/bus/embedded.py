@@ -23,6 +23,7 @@ from pipeline.errors import BusError, UsageError
 from services.bus import runtime, server
 from services.bus.backoff import Backoff
 from services.bus.binary import Binary
+from services.tasks import cancelled
 
 READY_S = 5.0
 _POLL_S = 0.02
@@ -115,9 +116,7 @@ class EmbeddedServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._supervisor is not None:
-            self._supervisor.cancel()
-            await asyncio.gather(self._supervisor, return_exceptions=True)
+        await cancelled(self._supervisor)
         await self._clean()
 
     async def _start(self) -> None:

@@ -10,6 +10,9 @@ from services.bus.types import Header, Record, StreamKey
 CTL = "demeanor:ctl"
 """Channel of directory changes."""
 
+ORDERS = "demeanor:orders"
+"""Hash of the standing orders: field ``<kind>:<name>``, value JSON."""
+
 _headers: msgspec.msgpack.Decoder[Header] = msgspec.msgpack.Decoder(Header)
 _encoder = msgspec.msgpack.Encoder()
 _LENGTH_BYTES = 2

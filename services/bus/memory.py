@@ -27,6 +27,7 @@ from services.bus.types import (
     replay_of,
 )
 from services.clock import Clock, SystemClock
+from services.orders import Kind, Order, check_room
 
 QUEUE_ITEMS = 4096
 T = TypeVar("T")
@@ -112,6 +113,7 @@ class MemoryBus:
         self._live: set[Feed[tuple[StreamKey, Record]]] = set()
         self._ctl: set[Feed[Session]] = set()
         self._away = False
+        self._orders: dict[tuple[Kind, str], Order] = {}
 
     async def append(
         self, key: StreamKey, records: Sequence[Record], *, restart: bool = False
@@ -241,6 +243,19 @@ class MemoryBus:
             kept = [record for record in log.records if record.header.epoch != epoch]
             log.records = deque(kept, maxlen=LOG_RECORDS)
 
+    async def give_order(self, order: Order, now_ms: int) -> None:
+        """Put or replace an order."""
+        standing = {key: held for key, held in self._orders.items() if held.expires_ms > now_ms}
+        key = (order.kind, order.name)
+        self._reach()
+        check_room(len(standing), known=key in standing)
+        self._orders = {**standing, key: order}
+
+    async def orders(self, now_ms: int) -> list[Order]:
+        """Return what stands."""
+        self._reach()
+        return [order for order in self._orders.values() if order.expires_ms > now_ms]
+
     async def ping(self) -> float:
         """Return 0: nothing travels."""
         self._reach()
@@ -267,3 +282,4 @@ class MemoryBus:
         """Lose everything, as a server that restarts without a disk does."""
         self._logs.clear()
         self._directory.clear()
+        self._orders.clear()

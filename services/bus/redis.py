@@ -12,10 +12,10 @@ from types import TracebackType
 from typing import Self
 
 import msgspec
-from redis.exceptions import RedisError
 
 from services.bus import keys, server
-from services.bus.appender import Appender, away
+from services.bus.appender import Appender, wrapped
+from services.bus.board import RedisBoard
 from services.bus.channels import Channels
 from services.bus.server import Client
 from services.bus.types import (
@@ -34,11 +34,11 @@ _LEASE_MS = 5_000
 """Longest lease that is counted on when keys expire by the server's own clock."""
 
 
-class RedisBus:
+class RedisBus(RedisBoard):
     """``ResultBus`` on a standalone server; open it with ``async with RedisBus.at(url)``."""
 
     def __init__(self, client: Client, name: str) -> None:
-        self._client = client
+        super().__init__(client)
         self._appender = Appender(client)
         self._counts: Counter[str] = Counter(overflows_total=0, reconnects_total=0)
         self.name = name
@@ -67,7 +67,7 @@ class RedisBus:
 
     async def epoch(self, key: StreamKey, now_ms: int) -> int:
         """Return the epoch for a new session of ``key``."""
-        with _wrapped():
+        with wrapped():
             if not await self._client.exists(keys.log(key)):
                 return now_ms
             info = await self._client.xinfo_stream(keys.log(key))
@@ -80,13 +80,13 @@ class RedisBus:
     async def replay(self, key: StreamKey, epoch: int, after: int) -> Replay:
         """Return what the log holds of ``epoch`` behind ``after``."""
         first, last = f"{epoch}-{after + 1}", f"{epoch}-{_LARGEST_SEQ}"
-        with _wrapped():
+        with wrapped():
             entries = await self._client.xrange(keys.log(key), first, last)
         return replay_of(tuple(map(_record, entries)), after)
 
     async def last(self, key: StreamKey) -> Record | None:
         """Return the newest record of the stream."""
-        with _wrapped():
+        with wrapped():
             entries = await self._client.xrevrange(keys.log(key), count=1)
         return _record(entries[0]) if entries else None
 
@@ -116,12 +116,12 @@ class RedisBus:
         if not quiet:
             entry = msgspec.structs.replace(session, lease_ms=expires_ms)
             pipe.publish(keys.CTL, msgspec.json.encode(entry))
-        with _wrapped():
+        with wrapped():
             await pipe.execute()
 
     async def lookup(self, session_id: str) -> Session | None:
         """Return one directory entry."""
-        with _wrapped():
+        with wrapped():
             fields = await self._client.hgetall(keys.session(session_id))
         return _session(session_id, fields)
 
@@ -131,14 +131,14 @@ class RedisBus:
         pipe = self._client.pipeline(transaction=False)
         for session_id in ids:
             pipe.hgetall(keys.session(session_id))
-        with _wrapped():
+        with wrapped():
             answers = await pipe.execute() if ids else []
         entries = [_session(*pair) for pair in zip(ids, answers, strict=True)]
         return sorted(filter(None, entries), key=lambda entry: (entry.epoch, entry.session_id))
 
     async def leases(self, tenant: str, now_ms: int) -> dict[str, int]:
         """Return session id → lease expiry."""
-        with _wrapped():
+        with wrapped():
             pairs = await self._client.zrangebyscore(
                 keys.live(tenant), now_ms - KEPT_MS, "+inf", withscores=True
             )
@@ -151,12 +151,12 @@ class RedisBus:
     async def erase(self, streams: Collection[StreamKey]) -> None:
         """Delete whole logs."""
         if streams:
-            with _wrapped():
+            with wrapped():
                 await self._client.delete(*map(keys.log, streams))
 
     async def erase_session(self, key: StreamKey, epoch: int) -> None:
         """Delete one epoch of a log."""
-        with _wrapped():
+        with wrapped():
             entries = await self._client.xrange(
                 keys.log(key), f"{epoch}-0", f"{epoch}-{_LARGEST_SEQ}"
             )
@@ -166,7 +166,7 @@ class RedisBus:
     async def ping(self) -> float:
         """Return the round trip in seconds."""
         begun = time.perf_counter()
-        with _wrapped():
+        with wrapped():
             await self._client.ping()
         return time.perf_counter() - begun
 
@@ -246,22 +246,6 @@ class RedisChanges:
             except msgspec.MsgspecError:
                 continue  # not ours
             yield change
-
-
-class _wrapped:  # noqa: N801 - reads as a verb at the call
-    """Turns errors of the client into :class:`BusError` at the door."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if isinstance(error, RedisError | OSError):
-            raise away(error) from error
 
 
 def _record(entry: tuple[bytes, dict[bytes, bytes]]) -> Record:

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from pipeline.errors import BusError
+from services.orders import OrderBoard
 
 LOG_RECORDS = 256
 """Records a stream's log keeps; older ones are trimmed."""
@@ -106,7 +107,7 @@ class Subscription(Protocol):
         """Yield records as they come; never ends by itself, never raises for an outage."""
 
 
-class ResultBus(Protocol):
+class ResultBus(OrderBoard, Protocol):
     """Memory, Redis or Valkey; opened and closed by its owner."""
 
     async def append(

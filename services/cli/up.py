@@ -68,6 +68,88 @@ def up(
     score_roles: Annotated[
         str | None, typer.Option(metavar="LIST", help="Roles that are scored. [customer,self]")
     ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="TOML file of the policy. [eu-strict]"),
+    ] = None,
+    audit: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the audit log. [user's state folder]"),
+    ] = None,
+    token_keys: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|URL", help="Public keys of tokens (JWKS). [only 'dev', on loopback]"
+        ),
+    ] = None,
+    token_key_hosts: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Hosts that --token-keys may name."),
+    ] = None,
+    token_issuer: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Claim 'iss' that tokens must have. [any]"),
+    ] = None,
+    token_audience: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Claim 'aud' that tokens must have. [demeanor]"),
+    ] = None,
+    origins: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Pages that may connect: https://HOST,… [our own]"),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Certificate chain for HTTPS and WSS (PEM)."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Its private key (PEM)."),
+    ] = None,
+    redis_ca: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Authority of the certificate of rediss:// (PEM)."),
+    ] = None,
+    redis_password_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Password of --redis-url."),
+    ] = None,
+    half_open: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Publishers connecting at once. [32]"),
+    ] = None,
+    half_open_per_token: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="The same with one token. [4]"),
+    ] = None,
+    posts_per_s: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="WHIP offers a second and tenant. [5]"),
+    ] = None,
+    connections_per_token: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Readers at once with one token. [20]"),
+    ] = None,
+    rtp_packets_per_s: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Datagrams a second and session. [4000]"),
+    ] = None,
+    rtp_kbits_per_s: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Kilobits a second and session. [12000]"),
+    ] = None,
+    decoder_memory_mb: Annotated[
+        int | None,
+        typer.Option(metavar="MB", help="Address space of the decoder. [1024]"),
+    ] = None,
+    memory_limit_mb: Annotated[
+        int | None,
+        typer.Option(metavar="MB", help="Memory by which admission goes. [the machine's]"),
+    ] = None,
+    drain_soft_s: Annotated[
+        int | None,
+        typer.Option(metavar="S", help="How long 'demeanor drain' lets sessions run on. [0]"),
+    ] = None,
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open the page.")] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON line when everything listens.")
@@ -102,6 +184,26 @@ def up(
             max_age_ms=max_age_ms,
             score_roles=score_roles,
             log_level=log_level,
+            policy=policy,
+            audit=audit,
+            token_keys=token_keys,
+            token_key_hosts=token_key_hosts,
+            token_issuer=token_issuer,
+            token_audience=token_audience,
+            origins=origins,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            redis_ca=redis_ca,
+            redis_password_file=redis_password_file,
+            half_open=half_open,
+            half_open_per_token=half_open_per_token,
+            posts_per_s=posts_per_s,
+            connections_per_token=connections_per_token,
+            rtp_packets_per_s=rtp_packets_per_s,
+            rtp_kbits_per_s=rtp_kbits_per_s,
+            decoder_memory_mb=decoder_memory_mb,
+            memory_limit_mb=memory_limit_mb,
+            drain_soft_s=drain_soft_s,
         )
         configure(settings.log_level)
         _run(settings, "json" if json else "screen", open_page=not (no_open or json))

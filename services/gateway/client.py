@@ -15,6 +15,7 @@ from services.gateway.hub import Hub
 from services.gateway.outbox import Outbox
 from services.gateway.protocol import Closing, Code
 from services.gateway.requests import Requests
+from services.tasks import cancelled
 
 AUTH_S = 5.0
 SEND_S = 5.0
@@ -90,9 +91,7 @@ class Client:
             pass
         finally:
             self._leave()
-            if sender is not None:
-                sender.cancel()
-                await asyncio.gather(sender, return_exceptions=True)
+            await cancelled(sender)
 
     def drain(self, reconnect_after_ms: int) -> None:
         """Tell the client that the server goes away."""

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.errors import BusError
 from services.bus.types import LOG_RECORDS, LogLost, Reconnected, StreamKey
+from services.orders import Order
 from tests.services.events import KEY, record, records, scored, seqs, session, started, take
 
 
@@ -208,3 +209,14 @@ async def test_bytes_pass_untouched(bus):
         await bus.append(KEY, [raw])
         assert (await take(feed, 1))[0][1] == raw
     assert await bus.last(KEY) == raw
+
+
+async def test_orders_stand_until_they_expire(bus):
+    await bus.give_order(Order("scoring", "acme", "off", 5_000), 1_000)
+    await bus.give_order(Order("revoked", "jti", "", 3_000), 1_000)
+    await bus.give_order(Order("scoring", "acme", "on", 6_000), 2_000)
+    by_name = sorted(await bus.orders(2_000), key=lambda order: order.name)
+    assert by_name == [Order("scoring", "acme", "on", 6_000), Order("revoked", "jti", "", 3_000)]
+    assert await bus.orders(4_000) == [Order("scoring", "acme", "on", 6_000)]
+    await bus.give_order(Order("revoked", "later", "", 9_000), 7_000)
+    assert await bus.orders(1_000) == [Order("revoked", "later", "", 9_000)]

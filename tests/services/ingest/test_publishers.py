@@ -42,7 +42,9 @@ def _pitch_hz(window):
 @pytest.mark.parametrize("codec", ["video/VP8", "video/H264"])
 async def test_sound_and_pictures_arrive_whole(server, codec):
     async with publishing(server, Tone(), Card(), codec=codec):
-        windows = await _some_windows(server)
+        first, *windows = await _some_windows(server, 4)
+        # The tracks begin some packets apart, so the very first slot may lack the start of one.
+        assert first.audio_coverage[1:] == (1.0, 1.0, 1.0)
         for window in windows[:3]:
             assert window.audio_coverage == (1.0, 1.0, 1.0, 1.0)
             assert len(window.frames) == 8
