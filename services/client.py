@@ -27,13 +27,17 @@ from websockets.exceptions import (
 from websockets.typing import Subprotocol
 
 from pipeline.errors import DemeanorError, UsageError
-from pipeline.events import PROTOCOL, AnyEvent, SessionEnded, decode
+from pipeline.events import PROTOCOL, AnyEvent, Gap, SessionEnded, decode
 from services.auth import DEV_TOKEN, is_loopback
 
 PATH = "/v1/events"
 _FINAL = {1000, 1009}
 _LOST = 1006
 _BACKOFF_S = (0.2, 10.0)
+_PER_MESSAGE = 64
+"""Positions that one ``resume`` may carry."""
+_ENDED_KEPT = 1024
+"""Ended sessions whose last position is remembered, so that nothing of them comes twice."""
 
 
 _ADVICE = {
@@ -105,6 +109,9 @@ class Reader:
     sessions: Sequence[str] = ("*",)
     since: dict[str, int] = field(default_factory=dict)
     bytes_received: int = 0
+    _ended: dict[str, int] = field(default_factory=dict)
+    _begun: bool = False
+    """A server has answered once: from then on what began while we were away is asked for too."""
 
     async def events(self) -> AsyncIterator[AnyEvent | Link]:
         """Yield events and link changes until the caller stops.
@@ -184,11 +191,19 @@ class Reader:
         if self.token:
             await self._send(connection, {"type": "auth", "token": self.token})
         subscribe: dict[str, Any] = {"sessions": list(self.sessions), "snapshot": True}
-        if self.since:
-            message = {"type": "resume", "id": "1", "since": self.since, "subscribe": subscribe}
-        else:
-            message = {"type": "subscribe", "id": "1", **subscribe}
-        await self._send(connection, message)
+        if not self._begun and not self.since:
+            await self._send(connection, {"type": "subscribe", "id": "1", **subscribe})
+            return
+        places = list(self.since.items())
+        for number, first in enumerate(range(0, max(1, len(places)), _PER_MESSAGE), start=1):
+            message = {
+                "type": "resume",
+                "id": str(number),
+                "since": dict(places[first : first + _PER_MESSAGE]),
+                "subscribe": subscribe,
+            }
+            await self._send(connection, message)
+            subscribe = {"sessions": []}  # further messages add positions only
 
     @staticmethod
     async def _send(connection: ClientConnection, message: dict[str, Any]) -> None:
@@ -200,6 +215,9 @@ class Reader:
             message = msgspec.json.decode(text)
             kind = message.get("type")
             if kind in {"subscribed", "resumed"}:
+                self._begun = True
+                for session in [name for name, n in message.get("lost", {}).items() if n is None]:
+                    self.since.pop(session, None)  # over and forgotten
                 yield Link("live")
                 for event in message.get("snapshot", []):
                     if (item := self._once(msgspec.json.encode(event))) is not None:
@@ -212,11 +230,35 @@ class Reader:
             event = decode(text)
         except msgspec.ValidationError:
             return None  # a newer server's event: unknown types are ignored by contract
-        if event.session_id is None or event.seq is None:
+        return self.admit(event)
+
+    def admit(self, event: AnyEvent) -> AnyEvent | None:
+        """Return ``event`` for the application, or None when it is nothing new to it.
+
+        Positions only grow, over delivery gaps too; a gap is cut to what is news.
+        """
+        session = event.session_id
+        if session is None:
             return event
-        if event.seq <= self.since.get(event.session_id, -1):
+        seen = self.since.get(session, self._ended.get(session, -1))
+        if isinstance(event, Gap) and event.kind == "delivery":
+            return self._gap(event, session, seen)
+        if event.seq is None:
+            return event
+        if event.seq <= seen:
             return None
-        self.since[event.session_id] = event.seq
+        self.since[session] = event.seq
         if isinstance(event, SessionEnded):
-            del self.since[event.session_id]
+            self._ended[session] = self.since.pop(session)
+            if len(self._ended) > _ENDED_KEPT:
+                del self._ended[next(iter(self._ended))]
         return event
+
+    def _gap(self, gap: Gap, session: str, seen: int) -> AnyEvent | None:
+        first, last = gap.from_seq, gap.to_seq
+        if not isinstance(first, int) or not isinstance(last, int):
+            return gap
+        if last <= seen:
+            return None
+        self.since[session] = last
+        return msgspec.structs.replace(gap, from_seq=max(first, seen + 1))

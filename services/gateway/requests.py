@@ -68,7 +68,7 @@ class Requests:
             sessions=[feed.session.session_id for feed in feeds],
         )
         self._outbox.answer(protocol.encode(answer))
-        if not feeds and not selection.everything:
+        if not feeds and selection.sessions and not selection.everything:
             raise Closing(Code.NO_SUCH_SESSION, "no_such_session", "none of these sessions exists")
         self.join(message.id, selection, members)
 

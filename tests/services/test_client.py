@@ -10,11 +10,20 @@ import pytest
 from aiohttp import web
 
 from pipeline.errors import UsageError
-from pipeline.events import SessionEnded, SessionStarted, WindowScored
+from pipeline.events import (
+    AnyEvent,
+    Gap,
+    SessionEnded,
+    SessionStarted,
+    WindowScored,
+    decode,
+)
 from services.bus.memory import MemoryBus
+from services.bus.types import StreamKey
 from services.client import Link, NotEvents, Reader, Refused, default_token, endpoint
+from services.gateway.notices import Notices
 from services.sockets import listen
-from tests.services.events import KEY, ended, scored, started
+from tests.services.events import KEY, ManualClock, ended, scored, started
 from tests.services.gateway.conftest import Bench, opened
 
 
@@ -91,6 +100,66 @@ async def test_a_lost_connection_is_told_and_resumed_without_a_hole(bench: Bench
             assert await anext(items) == Link("live")
             seen += [await anext(items), await anext(items)]
     assert [event.seq for event in seen] == [0, 1, 2, 3]
+
+
+async def test_a_session_that_began_while_we_were_away_is_read_from_its_start(
+    bench: Bench,
+) -> None:
+    reader = Reader(bench.url, "dev")
+    async with asyncio.timeout(30), aclosing(reader.events()) as items:
+        assert await anext(items) == Link("live")
+        async with opened(bench.bus) as second:
+            reader.url = second.url
+            await bench.gateway.drain()
+            await bench.gateway.__aexit__(None, None, None)
+            await bench.publish(started(0), scored(1), key=KEY)
+            await bench.announce()
+            assert (await anext(items)).state == "lost"
+            assert await anext(items) == Link("live")
+            assert [(await anext(items)).seq for _ in range(2)] == [0, 1]
+
+
+async def test_more_sessions_than_one_message_carries_are_resumed(bench: Bench) -> None:
+    names = [f"ses_{number}" for number in range(70)]
+    for name in names:
+        await bench.announce(name, stream=name)
+        key = StreamKey("default", name)
+        await bench.publish(started(0, name), scored(1, name), scored(2, name), key=key)
+    reader = Reader(bench.url, "dev", since=dict.fromkeys([*names, "ses_forgotten"], 1))
+    seen = []
+    async with asyncio.timeout(30), aclosing(reader.events()) as items:
+        while len(seen) < len(names):
+            item = await anext(items)
+            if not isinstance(item, Link):
+                seen.append((item.session_id, item.seq))
+        assert sorted(seen) == sorted((name, 2) for name in names)
+        assert "ses_forgotten" not in reader.since
+        key = StreamKey("default", names[0])
+        await bench.publish(scored(3, names[0]), key=key)
+        while isinstance(item := await anext(items), Link):
+            pass
+        assert (item.session_id, item.seq) == (names[0], 3)
+
+
+def test_what_was_seen_is_not_news() -> None:
+    reader = Reader("ws://127.0.0.1", None)
+    notices = Notices(ManualClock())
+
+    def gap(first: int, last: int) -> AnyEvent | None:
+        return reader.admit(decode(notices.gap("ses_1", first, last, "log_trimmed")))
+
+    assert reader.admit(scored(4)) is not None
+    assert reader.admit(scored(4)) is None
+    assert gap(0, 4) is None
+    cut = gap(2, 9)
+    assert isinstance(cut, Gap)
+    assert (cut.from_seq, cut.to_seq) == (5, 9)
+    assert gap(5, 9) is None, "announced once"
+    assert reader.since == {"ses_1": 9}
+    assert reader.admit(scored(9)) is None
+    assert reader.admit(ended(10)) is not None
+    assert reader.since == {}
+    assert [reader.admit(event) for event in (started(0), scored(9), ended(10))] == [None] * 3
 
 
 @pytest.mark.parametrize(
