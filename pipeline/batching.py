@@ -41,15 +41,26 @@ class Batcher:
     ) -> None:
         self.skipped: dict[SkipReason, int] = {"superseded": 0, "stale": 0, "draining": 0}
         """Jobs that left without a batch, by reason."""
+        self.per_session = per_session
         self._max_batch = max_batch
         self._max_delay_s = max_delay_s
         self._max_age_s = max_age_s
-        self._per_session = per_session
         self._lines: OrderedDict[str, deque[_Waiting]] = OrderedDict()
 
     def __len__(self) -> int:
         """Return how many jobs wait."""
         return sum(map(len, self._lines.values()))
+
+    def longest(self) -> int:
+        """Return how many jobs wait of the session that has most of them."""
+        return max(map(len, self._lines.values()), default=0)
+
+    def remove(self, job: Job) -> None:
+        """Take one job out, if it waits; its caller has answered it."""
+        for waiting in self._lines.get(job.session_id, ()):
+            if waiting.job is job:
+                self._remove(waiting)
+                return
 
     def add(self, job: Job, now: float, *, lossless: bool = False) -> list[Skip]:
         """Let ``job`` wait; return the jobs that leave for it: superseded ones, or a stale itself.
@@ -63,7 +74,7 @@ class Batcher:
         line = self._lines.setdefault(job.session_id, deque())
         line.append(_Waiting(job, now, lossless, expires_s))
         live = [waiting for waiting in line if not waiting.lossless]
-        if len(live) <= self._per_session:
+        if len(live) <= self.per_session:
             return []
         line.remove(live[0])
         return self._skip([live[0].job], "superseded")

@@ -4,11 +4,19 @@ import asyncio
 import threading
 from contextlib import asynccontextmanager
 
+import numpy as np
 import pytest
 
-from pipeline.types import Job, Outcome, Window
+from pipeline.types import Job, Outcome, SlotReading, Window
 from services.queues import Registry
-from services.scorer.loop import CLOSE_PATIENCE_S, ScoringLoop
+from services.scorer.loop import (
+    CLOSE_PATIENCE_S,
+    HANG_S,
+    HANG_WINDOW_S,
+    QUEUE_BOUND,
+    SICK_BATCHES,
+    ScoringLoop,
+)
 
 
 class Clock:
@@ -212,7 +220,7 @@ async def test_a_window_that_fells_the_scorer_is_found_and_the_others_are_scored
     assert loop.statistics().lost_batches == 1
 
 
-async def test_a_scorer_that_always_raises_is_lost_but_the_loop_goes_on():
+async def test_a_window_that_fells_the_scorer_twice_is_never_tried_again():
     clock, scorer, answers = Clock(), Held(), Answers()
     async with opened(scorer, clock) as loop:
         scorer.raises = True
@@ -221,7 +229,8 @@ async def test_a_scorer_that_always_raises_is_lost_but_the_loop_goes_on():
         scorer.raises = False
         loop.submit(job("a", 1), answers)
         await answers.wait(2)
-    assert answers.results() == {("a", 0): "scorer_lost", ("a", 1): "scored"}
+        assert scorer.batches == [[("a", 0)], [("a", 0)], [("a", 1)]]
+    assert answers.results() == {("a", 0): "poison", ("a", 1): "scored"}
 
 
 async def test_an_outcome_that_is_missing_is_bad_output():
@@ -323,10 +332,15 @@ async def test_the_queue_is_registered_while_the_loop_is_open():
     async with opened(scorer, Clock(), queues=registry) as loop:
         await busy(loop, scorer)
         loop.submit(job("a"), Answers())
-        (queue,) = registry.statistics()
-        assert (queue.kind.name, queue.depth, queue.instances) == ("windows_to_score", 1, 1)
+        queues = {queue.kind.name: queue for queue in registry.statistics()}
+        assert {name: queue.depth for name, queue in queues.items()} == {
+            "scorer_in": 1,
+            "windows_stream": 1,
+            "files_to_score": 0,
+        }
+        assert queues["scorer_in"].dropped == {"stale": 0, "overload": 0}
         scorer.let_go()
-    assert registry.statistics()[0].instances == 0
+    assert [queue.instances for queue in registry.statistics()] == [0, 0, 0]
 
 
 async def test_durations_are_kept_and_summed_up():
@@ -338,3 +352,159 @@ async def test_durations_are_kept_and_summed_up():
         statistics = loop.statistics()
     assert statistics.percentile_ms(0.95) == 0.0
     assert (statistics.windows, statistics.waiting, statistics.in_flight) == (1, 0, 0)
+
+
+class Faulty:
+    """A sound scorer in a wrapper that does what it is told at each call, in order."""
+
+    def __init__(self, inner, *deeds):
+        self._inner = inner
+        self.deeds = list(deeds)
+        self.calls = 0
+
+    def score(self, batch):
+        self.calls += 1
+        deed = self.deeds.pop(0) if self.deeds else None
+        if deed is not None:
+            deed()
+        return self._inner.score(batch)
+
+    def forget(self, session_ids):
+        self._inner.forget(session_ids)
+
+    def let_go(self):
+        self._inner.let_go()
+
+
+def crash():
+    raise RuntimeError("the graph fell over")
+
+
+async def test_a_crash_costs_no_window_when_the_second_try_succeeds():
+    scorer, answers = Faulty(Held(), crash), Answers()
+    async with opened(scorer, Clock()) as loop:
+        loop.submit(job(), answers)
+        await answers.wait(1)
+        assert loop.fault is None
+    assert answers.results() == {("a", 0): "scored"}
+    assert scorer.calls == 2
+
+
+async def test_a_window_too_old_for_a_second_try_is_lost():
+    clock, answers = Clock(), Answers()
+
+    def crash_late():
+        clock.now += 2
+        crash()
+
+    scorer = Faulty(Held(), crash_late)
+    async with opened(scorer, clock) as loop:
+        loop.submit(job(), answers)
+        await answers.wait(1)
+    assert answers.results() == {("a", 0): "scorer_lost"}
+    assert scorer.calls == 1
+
+
+async def test_a_scorer_that_only_fails_says_so_until_it_answers_again():
+    scorer, answers = Faulty(Held(), *[crash] * 2 * SICK_BATCHES), Answers()
+    async with opened(scorer, Clock()) as loop:
+        for index in range(SICK_BATCHES):
+            assert loop.fault is None
+            loop.submit(job(index=index), answers)
+            await answers.wait(index + 1)
+        assert loop.fault == "the scorer fails"
+        loop.submit(job(index=9), answers)
+        await answers.wait(SICK_BATCHES + 1)
+        assert loop.fault is None
+    assert list(answers.results().values()) == [*["poison"] * SICK_BATCHES, "scored"]
+
+
+async def test_a_scorer_that_hangs_is_noticed_and_all_is_well_when_it_returns():
+    clock, scorer, answers = Clock(), Held(), Answers()
+    async with opened(scorer, clock) as loop:
+        first = await busy(loop, scorer)
+        loop.submit(job("a", at=100.5), answers)
+        clock.now = 100.5 + HANG_S + HANG_WINDOW_S
+        loop.submit(job("b", at=clock.now), answers)  # the pump looks at the clock
+        await answers.wait(2)
+        await first.wait(1)
+        assert loop.fault == "the scorer hangs"
+        loop.submit(job("a", 1, at=clock.now), answers)
+        await answers.wait(3)
+        clock.now += 5
+        assert loop.hung_s == 5.0
+        scorer.let_go()
+        while loop.fault:
+            await asyncio.sleep(0.005)
+        loop.submit(job("a", 2, at=clock.now), answers)
+        await answers.wait(4)
+    assert first.results() == {("busy", 0): "scorer_lost"}
+    assert answers.results() == {
+        ("a", 0): "scorer_lost",
+        ("b", 0): "scorer_lost",
+        ("a", 1): "scorer_lost",
+        ("a", 2): "scored",
+    }
+    statistics = loop.statistics()
+    assert (statistics.hangs, statistics.late_outcomes) == (1, 1)
+    assert scorer.batches == [[("busy", 0)], [("a", 2)]]
+
+
+async def test_files_may_take_their_time():
+    clock, scorer = Clock(), Held(held=True)
+    async with opened(scorer, clock) as loop:
+        file = asyncio.create_task(loop.score(job("file")))
+        while not loop.statistics().in_flight:
+            await asyncio.sleep(0)
+        clock.now += 60
+        loop.submit(job("live", at=clock.now), Answers())
+        assert loop.fault is None
+        scorer.let_go()
+        result, _ = await file
+    assert isinstance(result, Outcome)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+async def test_what_is_no_number_is_bad_output(number):
+    def measured(job):
+        slot = SlotReading(0, 1.0, 0.5, number, None, None)
+        voice = np.full(7, 1 / 7, np.float32)
+        return Outcome(job.session_id, job.window.index, None, (slot,), voice)
+
+    def judged(job):
+        voice = np.full(7, number, np.float32)
+        return Outcome(job.session_id, job.window.index, None, None, voice)
+
+    for answer in (measured, judged):
+        scorer, answers = Held(), Answers()
+        scorer.score = lambda batch, answer=answer: [answer(job) for job in batch.jobs]
+        async with opened(scorer, Clock()) as loop:
+            loop.submit(job(), answers)
+            await answers.wait(1)
+        assert answers.results() == {("a", 0): "bad_output"}
+
+
+async def test_a_full_queue_takes_no_more_and_says_so():
+    scorer, answers = Held(), Answers()
+    async with opened(scorer, Clock()) as loop:
+        await busy(loop, scorer)
+        for number in range(QUEUE_BOUND + 3):
+            loop.submit(job(f"s{number}"), answers)
+        await answers.wait(3)
+        assert set(answers.results().values()) == {"overload"}
+        assert loop.statistics().skipped["overload"] == 3
+        scorer.let_go()
+
+
+async def test_it_tells_how_long_windows_wait():
+    clock, scorer, answers = Clock(), Held(), Answers()
+    async with opened(scorer, clock) as loop:
+        await busy(loop, scorer)
+        clock.now = 100.5
+        loop.submit(job("a", at=100.25), answers)
+        clock.now = 100.75
+        assert loop.oldest_wait_s() == 0.5
+        scorer.let_go()
+        await answers.wait(1)
+        assert loop.waits.percentile(0.5, clock.now, 10.0) == 0.5
+        assert loop.oldest_wait_s() == 0.0
