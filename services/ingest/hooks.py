@@ -12,14 +12,17 @@ import aioice.ice
 import aiortc.rtcdtlstransport
 import aiortc.rtcrtpreceiver
 from aioice import Connection
+from aioice.ice import StunProtocol
 from aiortc import RTCDtlsTransport, RTCIceGatherer, RTCIceTransport, RTCRtpReceiver
 from aiortc.jitterbuffer import JitterBuffer
 from aiortc.rtcdtlstransport import RtpRouter
+from aiortc.rtcrtpreceiver import NackGenerator
 from aiortc.rtp import RtcpSenderInfo, RtcpSrPacket
 
 DECODER_QUEUE: Final = "_RTCRtpReceiver__decoder_queue"
 DECODER_ERROR: Final = "_RTCRtpReceiver__decoder_error"
 JITTER_BUFFER: Final = "_RTCRtpReceiver__jitter_buffer"
+NACK_GENERATOR: Final = "_RTCRtpReceiver__nack_generator"
 
 _SIGNATURES: Final[dict[str, tuple[Callable[..., Any], tuple[str, ...]]]] = {
     "aioice.Connection.get_component_candidates": (
@@ -27,7 +30,16 @@ _SIGNATURES: Final[dict[str, tuple[Callable[..., Any], tuple[str, ...]]]] = {
         ("self", "component", "addresses", "timeout"),
     ),
     "aioice.Connection.query_consent": (Connection.query_consent, ("self",)),
+    "aioice.Connection.data_received": (Connection.data_received, ("self", "data", "component")),
     "aioice.ice.StunProtocol": (aioice.ice.StunProtocol.__init__, ("self", "receiver")),
+    "aioice.ice.StunProtocol.datagram_received": (
+        aioice.ice.StunProtocol.datagram_received,
+        ("self", "data", "addr"),
+    ),
+    "aioice.ice.StunProtocol.send_stun": (
+        aioice.ice.StunProtocol.send_stun,
+        ("self", "message", "addr"),
+    ),
     "aioice.ice.server_reflexive_candidate": (
         aioice.ice.server_reflexive_candidate,
         ("protocol", "stun_server"),
@@ -45,6 +57,8 @@ _SIGNATURES: Final[dict[str, tuple[Callable[..., Any], tuple[str, ...]]]] = {
         RTCRtpReceiver._handle_rtp_packet,  # noqa: SLF001
         ("self", "packet", "arrival_time_ms"),
     ),
+    "aiortc.RTCRtpReceiver._run_rtcp": (RTCRtpReceiver._run_rtcp, ("self",)),  # noqa: SLF001
+    "aiortc.rtcrtpreceiver.NackGenerator.add": (NackGenerator.add, ("self", "packet")),
     "aiortc.rtcrtpreceiver.decoder_worker": (
         aiortc.rtcrtpreceiver.decoder_worker,
         ("loop", "input_q", "output_q", "decode_error"),
@@ -56,6 +70,9 @@ _SIGNATURES: Final[dict[str, tuple[Callable[..., Any], tuple[str, ...]]]] = {
         ("ntp_timestamp", "rtp_timestamp", "packet_count", "octet_count"),
     ),
 }
+
+
+_CONNECTION: Final = ("_queue", "_protocols", "local_username", "stun_server", "turn_server")
 
 
 def missing() -> list[str]:
@@ -79,11 +96,13 @@ def _absent_fields() -> Iterator[str]:
     dtls = RTCDtlsTransport(RTCIceTransport(gatherer), [certificate])
     receiver = RTCRtpReceiver("video", dtls)
     for owner, fields in (
-        (receiver, (DECODER_QUEUE, DECODER_ERROR, JITTER_BUFFER)),
+        (receiver, (DECODER_QUEUE, DECODER_ERROR, JITTER_BUFFER, NACK_GENERATOR)),
+        (getattr(receiver, NACK_GENERATOR, None), ("missing",)),
         (gatherer, ("_connection",)),
         (dtls, ("_rtp_router",)),
-        (gatherer._connection, ("_queue", "_protocols", "stun_server", "turn_server")),  # noqa: SLF001
-        (dtls._rtp_router, ("ssrc_table",)),  # noqa: SLF001
+        (gatherer._connection, _CONNECTION),  # noqa: SLF001
+        (StunProtocol(gatherer._connection), ("transactions",)),  # noqa: SLF001
+        (dtls._rtp_router, ("ssrc_table", "payload_type_table")),  # noqa: SLF001
     ):
         for field in fields:
             if not hasattr(owner, field):

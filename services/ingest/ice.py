@@ -2,29 +2,36 @@
 
 aioice 0.13 binds port 0 on every interface but loopback. :class:`Gathering` replaces the candidate
 gathering of one connection by our own: the configured addresses, a port out of the configured
-range, a bounded receive queue, and consent by media. All private names it leans on are listed in
-:mod:`services.ingest.hooks`.
+range, a gate before every socket, a bounded receive queue, and consent by media. All private names
+it leans on are listed in :mod:`services.ingest.hooks`.
 """
 
 import asyncio
 import errno
 import ipaddress
 import socket
+import struct
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from aioice import Candidate, Connection
 from aioice.candidate import candidate_foundation, candidate_priority
 from aioice.ice import StunProtocol, get_host_addresses, server_reflexive_candidate
 
 from services.auth import is_loopback
+from services.ingest.gate import Gate
 
 GATHER_S = 2.0
 """Gathering ends after this long with what there is; only STUN and TURN servers can take time."""
 RECEIVE_PACKETS = 1024
 """Datagrams of one session that may wait for the event loop."""
-_SOCKET_BYTES = 2 * 1024 * 1024
+SOCKET_BYTES: Final = 2 * 1024 * 1024
+"""Receive buffer asked of the kernel, which grants at most ``net.core.rmem_max``."""
+
+_SO_MEMINFO: Final = 55
+"""Linux (asm-generic/socket.h): what a socket's memory is used for, as 32-bit words."""
+_MEMINFO_RECEIVED, _MEMINFO_DROPS, _MEMINFO_WORDS = 0, 8, 9
 
 
 class NoPort(Exception):
@@ -58,7 +65,7 @@ class Ports:
                     raise
             else:
                 bound.setblocking(False)
-                bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BYTES)
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BYTES)
                 return bound
         last = self._first + self._count - 1
         raise NoPort(f"all UDP ports {self._first}-{last} on {address} are taken")
@@ -91,15 +98,58 @@ class ReceiveQueue(asyncio.Queue[tuple[bytes, int] | None]):
             super().put_nowait(item)
 
 
+class Buffers:
+    """The kernel's receive buffers of one connection's sockets."""
+
+    def __init__(self) -> None:
+        self._sockets: list[socket.socket] = []
+        self._last: list[tuple[int, int]] = []
+
+    def add(self, bound: socket.socket) -> None:
+        """Watch a socket; what it said last counts on after it was closed."""
+        self._sockets.append(bound)
+        self._last.append((0, 0))
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that wait to be read, with the kernel's own overhead."""
+        self.note()
+        return sum(waiting for waiting, _ in self._last)
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """Datagrams for which a buffer had no room."""
+        self.note()
+        return Counter(full=sum(drops for _, drops in self._last))
+
+    def note(self) -> None:
+        """Read the kernel's counters, which are gone once a socket is closed."""
+        for place, bound in enumerate(self._sockets):
+            try:
+                raw = bound.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * _MEMINFO_WORDS)
+                words = struct.unpack(f"={_MEMINFO_WORDS}I", raw)
+            except (OSError, struct.error):  # closed, or not Linux
+                self._last[place] = (0, self._last[place][1])
+            else:
+                self._last[place] = (words[_MEMINFO_RECEIVED], words[_MEMINFO_DROPS])
+
+
 class Gathering:
     """Host candidates of one connection on our addresses and ports."""
 
-    def __init__(self, ports: Ports, addresses: Sequence[str]) -> None:
+    def __init__(self, ports: Ports, addresses: Sequence[str], gate: Gate) -> None:
         self.dropped: Counter[str] = Counter()
         """Datagrams that found the receive queue full."""
+        self.buffers = Buffers()
+        self.gate = gate
         self._ports = ports
         self._addresses = addresses
         self._queue = ReceiveQueue(self.dropped)
+
+    @property
+    def refused(self) -> Counter[str]:
+        """Datagrams that the gate or a full receive queue kept out, by reason."""
+        return self.gate.dropped + self.dropped
 
     @property
     def waiting(self) -> int:
@@ -121,6 +171,8 @@ class Gathering:
             candidates += await _reflexive(connection, protocols)
             if connection.turn_server:
                 candidates += await theirs(component=component, addresses=[], timeout=int(GATHER_S))
+                for relayed in connection._protocols[len(protocols) :]:  # noqa: SLF001
+                    self.gate.stand_before(relayed, connection)
             return candidates
 
         setattr(connection, "get_component_candidates", gather)  # noqa: B010 - one object, not all
@@ -136,10 +188,30 @@ class Gathering:
             except (OSError, NoPort) as error:
                 failure = error
                 continue
-            protocols.append(await _protocol(connection, component, bound))
+            self.buffers.add(bound)
+            protocols.append(await self._protocol(connection, component, bound))
         if not protocols:
             raise NoPort(str(failure or "there is no address to offer for media"))
         return protocols
+
+    async def _protocol(
+        self, connection: Connection, component: int, bound: socket.socket
+    ) -> StunProtocol:
+        loop = asyncio.get_running_loop()
+        protocol = StunProtocol(connection)
+        self.gate.stand_before(protocol, connection)
+        await loop.create_datagram_endpoint(lambda: protocol, sock=bound)
+        host, port = bound.getsockname()[:2]
+        protocol.local_candidate = Candidate(
+            foundation=candidate_foundation("host", "udp", host),
+            component=component,
+            transport="udp",
+            priority=candidate_priority(component, "host"),
+            host=host,
+            port=port,
+            type="host",
+        )
+        return protocol
 
 
 async def _consent_by_media() -> None:
@@ -149,22 +221,6 @@ async def _consent_by_media() -> None:
     that is gone sends nothing, and the session's own watch ends it as fast.
     """
     await asyncio.Event().wait()
-
-
-async def _protocol(connection: Connection, component: int, bound: socket.socket) -> StunProtocol:
-    loop = asyncio.get_running_loop()
-    _, protocol = await loop.create_datagram_endpoint(lambda: StunProtocol(connection), sock=bound)
-    host, port = bound.getsockname()[:2]
-    protocol.local_candidate = Candidate(
-        foundation=candidate_foundation("host", "udp", host),
-        component=component,
-        transport="udp",
-        priority=candidate_priority(component, "host"),
-        host=host,
-        port=port,
-        type="host",
-    )
-    return protocol
 
 
 async def _reflexive(connection: Connection, protocols: list[StunProtocol]) -> list[Candidate]:

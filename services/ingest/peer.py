@@ -8,6 +8,7 @@ reads, and closing joins nothing. The private names used are listed in
 """
 
 import asyncio
+import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,16 +27,19 @@ from aiortc.rtp import RtcpByePacket, RtcpSrPacket, RtpPacket
 
 from pipeline.types import Kind
 from services.ingest import hooks
+from services.ingest.gate import Gate, Rate
 from services.ingest.ice import Gathering, Ports
 from services.ingest.layers import temporal_layer
+from services.ingest.nacks import NackGenerator
 from services.ingest.packets import Assembler, Frame, Payload
 from services.ingest.retelling import finish, render
 from services.ingest.sdp import Offer
 
 CLOSE_S: Final = 5.0
 """A connection that has not closed after this long is abandoned and counted."""
-MAX_SSRCS: Final = 8
-"""Senders that a connection may learn; an honest publisher has four."""
+MAX_SSRCS: Final = 4
+"""Senders that a track may learn; an honest publisher has two, media and retransmissions. A report
+holds at most 31 (RFC 3550 §6.4.1)."""
 SSRC_IDLE_S: Final = 1.0
 """A new sender may take a track over when the one before was silent this long."""
 
@@ -58,6 +62,8 @@ class Callbacks:
     connected: Callable[[], None]
     closed: Callable[[bool], None]
     """The connection is over; True when the publisher said goodbye."""
+    passes: Callable[[], bool] = lambda: True
+    """Asked for every packet: False drops it before anything of its content is kept."""
 
 
 class Peer:
@@ -72,8 +78,9 @@ class Peer:
         addresses: Sequence[str],
         ice_servers: Sequence[str],
         now: Callable[[], float],
+        rate: Rate | None = None,
     ) -> None:
-        self.gathering = Gathering(ports, addresses)
+        self.gathering = Gathering(ports, addresses, Gate(now, rate))
         self.dropped: Counter[str] = Counter()
         """Packets that were not taken, by reason."""
         self._offer = offer
@@ -153,15 +160,40 @@ class Peer:
             await theirs(packet)
 
         setattr(receiver, "_handle_rtcp_packet", handle)  # noqa: B010 - one object, not all
+        if kind == "video":
+            setattr(receiver, hooks.NACK_GENERATOR, NackGenerator())
+        self._keep_reporting(receiver)
+
+    def _keep_reporting(self, receiver: RTCRtpReceiver) -> None:
+        """Let reports go on after one that could not be written.
+
+        A number that does not fit its field would end the task without the mark that closing waits
+        for.
+        """
+        theirs = receiver._run_rtcp  # noqa: SLF001
+
+        async def run() -> None:
+            while True:
+                try:
+                    await theirs()
+                except struct.error:
+                    self.dropped["unwritten_report"] += 1
+                else:
+                    return
+
+        setattr(receiver, "_run_rtcp", run)  # noqa: B010
 
     def _bound_senders(self, router: Any) -> None:
-        """Learn no more than :data:`MAX_SSRCS` senders: each costs memory and report space."""
+        """Learn at most :data:`MAX_SSRCS` senders a track: each costs memory and report space."""
         theirs = router.route_rtp
 
         def route(packet: RtpPacket) -> Any:
-            if packet.ssrc not in router.ssrc_table and len(router.ssrc_table) >= MAX_SSRCS:
-                self.dropped["unknown_ssrc"] += 1
-                return None
+            known = router.ssrc_table
+            if packet.ssrc not in known:
+                for receiver in router.payload_type_table.get(packet.payload_type, ()):
+                    if sum(one is receiver for one in known.values()) >= MAX_SSRCS:
+                        self.dropped["unknown_ssrc"] += 1
+                        return None
             return theirs(packet)
 
         router.route_rtp = route
@@ -228,6 +260,9 @@ class _Intake:
     def add(self, packet: RtpPacket) -> tuple[bool, None]:
         """Take one depacketised packet; return that a key frame is wanted, and never a frame."""
         if not self._is_ours(packet) or self._codec is None:
+            return False, None
+        if not self._callbacks.passes():
+            self._dropped["policy"] += 1
             return False, None
         name, clock_hz = self._codec
         data: bytes = packet._data  # type: ignore[attr-defined]  # noqa: SLF001

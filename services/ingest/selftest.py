@@ -11,6 +11,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import VideoStreamTrack
 
 from pipeline.errors import MediaError
+from services.ingest.gate import Gate
 from services.ingest.ice import Gathering, NoPort, Ports, offered_addresses
 from services.ingest.peer import Callbacks, Peer
 from services.ingest.sdp import parse
@@ -110,7 +111,8 @@ async def _call(settings: Settings, told: Callbacks) -> AsyncIterator[None]:
     try:
         transceiver = publisher.addTransceiver(VideoStreamTrack(), direction="sendonly")
         gatherer = transceiver.sender.transport.transport.iceGatherer
-        Gathering(ports, addresses).install(gatherer._connection)  # noqa: SLF001 - see hooks
+        gathering = Gathering(ports, addresses, Gate(time.monotonic))
+        gathering.install(gatherer._connection)  # noqa: SLF001 - see hooks
         await publisher.setLocalDescription(await publisher.createOffer())
         offer = parse(publisher.localDescription.sdp.encode())
         peer = Peer(

@@ -2,11 +2,13 @@
 
 import asyncio
 import socket
+import time
 from collections import Counter
 
 import pytest
 from aioice import Connection
 
+from services.ingest.gate import Gate
 from services.ingest.ice import (
     RECEIVE_PACKETS,
     Gathering,
@@ -62,7 +64,7 @@ def test_an_open_server_offers_its_interfaces_but_not_loopback():
 
 async def test_gathering_uses_our_addresses_and_ports_only():
     connection = Connection(ice_controlling=False)
-    gathering = Gathering(Ports(41330, 41339), ("127.0.0.1", "127.0.0.2"))
+    gathering = Gathering(Ports(41330, 41339), ("127.0.0.1", "127.0.0.2"), Gate(time.monotonic))
     gathering.install(connection)
     await connection.gather_candidates()
     try:
@@ -76,13 +78,15 @@ async def test_gathering_uses_our_addresses_and_ports_only():
 
 async def test_gathering_passes_over_an_address_that_is_not_ours_unless_it_is_the_last():
     connection = Connection(ice_controlling=False)
-    Gathering(Ports(41340, 41349), ("192.0.2.7", "127.0.0.1")).install(connection)
+    Gathering(Ports(41340, 41349), ("192.0.2.7", "127.0.0.1"), Gate(time.monotonic)).install(
+        connection
+    )
     await connection.gather_candidates()
     assert [c.host for c in connection.local_candidates] == ["127.0.0.1"]
     await connection.close()
 
     connection = Connection(ice_controlling=False)
-    Gathering(Ports(41340, 41349), ("192.0.2.7",)).install(connection)
+    Gathering(Ports(41340, 41349), ("192.0.2.7",), Gate(time.monotonic)).install(connection)
     with pytest.raises(NoPort, match="assign"):
         await connection.gather_candidates()
     await connection.close()
@@ -93,7 +97,7 @@ async def test_a_stun_server_that_does_not_answer_costs_two_seconds_at_most(monk
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.1", 0))
         connection = Connection(ice_controlling=False, stun_server=silent.getsockname())
-        Gathering(Ports(41350, 41359), ("127.0.0.1",)).install(connection)
+        Gathering(Ports(41350, 41359), ("127.0.0.1",), Gate(time.monotonic)).install(connection)
         await connection.gather_candidates()
         assert [c.type for c in connection.local_candidates] == ["host"]
         await connection.close()
@@ -104,9 +108,9 @@ async def test_a_publisher_that_answers_no_consent_checks_is_kept(monkeypatch):
     monkeypatch.setattr("aioice.ice.CONSENT_FAILURES", 1)
     monkeypatch.setattr("aioice.stun.RETRY_RTO", 0.001)
     ours = Connection(ice_controlling=False)
-    Gathering(Ports(41360, 41369), ("127.0.0.1",)).install(ours)
+    Gathering(Ports(41360, 41369), ("127.0.0.1",), Gate(time.monotonic)).install(ours)
     theirs = Connection(ice_controlling=True)
-    Gathering(Ports(41370, 41379), ("127.0.0.1",)).install(theirs)
+    Gathering(Ports(41370, 41379), ("127.0.0.1",), Gate(time.monotonic)).install(theirs)
     for one, other in ((ours, theirs), (theirs, ours)):
         await one.gather_candidates()
         other.remote_username, other.remote_password = one.local_username, one.local_password
