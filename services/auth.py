@@ -9,6 +9,7 @@ import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
+from urllib.parse import urlsplit
 
 from pipeline.events import Role
 
@@ -63,6 +64,8 @@ class Principal:
     mixed: bool = False
     """Several people share the track (claim ``mixed``)."""
     consent: Consent | None = None
+    policy: str | None = None
+    """The only policy under which its issuer allows it (claim ``policy``); None: any."""
 
     def may_publish(self, stream: str) -> bool:
         """Tell whether it may publish ``stream``."""
@@ -121,7 +124,8 @@ class Guard:
         Raises :class:`Unauthorised` with one sentence for the person who sent the request.
         """
         if not token:
-            raise Unauthorised("send a bearer token: 'Authorization: Bearer dev' on this machine")
+            example = "dev' on this machine" if self.loopback_only else "TOKEN'"
+            raise Unauthorised(f"send a bearer token: 'Authorization: Bearer {example}")
         if not hmac.compare_digest(token.encode(errors="surrogatepass"), DEV_TOKEN.encode()):
             if self.verifier is not None:
                 return self.verifier.verify(token)
@@ -133,7 +137,23 @@ class Guard:
         names = [name.lower() for name in headers]
         if any(name == "forwarded" or name.startswith("x-forwarded-") for name in names):
             raise Unauthorised("the token 'dev' does not work through a proxy")
+        if not _names_loopback(headers):  # a name of somebody else's that resolves to this machine
+            raise Unauthorised("address this server as 127.0.0.1 or localhost")
         return Principal(tenant="default", role="self")
+
+
+def _names_loopback(headers: Mapping[str, str]) -> bool:
+    """Tell whether the request was sent to this machine by one of its own names."""
+    hosts = [value for name, value in headers.items() if name.lower() == "host"]
+    return all(is_loopback(_without_port(host)) for host in hosts)
+
+
+def _without_port(host: str) -> str:
+    """Return the name out of ``HOST[:PORT]``; empty when it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def bearer(headers: Mapping[str, str]) -> str | None:

@@ -1,0 +1,45 @@
+"""Builds the verifier that the settings ask for."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from pipeline.errors import UsageError
+from services.auth import is_loopback
+from services.clock import Clock
+from services.identity.claims import Expected
+from services.identity.following import follow
+from services.identity.revocation import Revocations
+from services.identity.verifier import JwtVerifier
+from services.orders import Orders
+from services.settings import Settings
+
+
+@asynccontextmanager
+async def open_verifier(
+    settings: Settings, clock: Clock, orders: Orders | None
+) -> AsyncIterator[JwtVerifier | None]:
+    """Yield the verifier, its keys followed as long as the context lasts; None without keys.
+
+    Raises :class:`~pipeline.errors.UsageError` for keys that cannot be read, and for an address
+    that others can reach without any keys.
+    """
+    check(settings)
+    if settings.token_keys is None:
+        yield None
+        return
+    expected = Expected(settings.token_audience, settings.token_issuer)
+    revocations = None if orders is None else Revocations(orders)
+    async with follow(settings.token_keys, settings.token_key_hosts, clock) as keys:
+        yield JwtVerifier(keys, expected, clock, revocations)
+
+
+def check(settings: Settings) -> None:
+    """Refuse an open address without keys: every request would be refused anyway.
+
+    Raises :class:`~pipeline.errors.UsageError`.
+    """
+    if settings.token_keys is None and not is_loopback(settings.host):
+        raise UsageError(
+            f"--host {settings.host} demands --token-keys FILE: 'dev' works on loopback only; "
+            "make keys with 'demeanor token keys DIR'"
+        )
