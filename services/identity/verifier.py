@@ -182,9 +182,7 @@ def _header(token: str) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise Unauthorised(_NO_TOKEN)
     if "crit" in header or "b64" in header:
-        raise Unauthorised(
-            "this token demands an extension that is not known here: issue a plain one"
-        )
+        raise Unauthorised("this token demands an extension of JWT: issue one without 'crit'")
     return header
 
 

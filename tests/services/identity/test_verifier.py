@@ -21,8 +21,7 @@ from services.identity.keys import parse
 from services.identity.revocation import Revocations
 from services.identity.verifier import JwtVerifier
 from services.orders import Orders
-from tests.services.identity.tokens import Issuer
-from tests.services.ingest.support import ManualClock
+from tests.services.identity.tokens import Issuer, ManualClock
 
 
 class Fixed:

@@ -17,6 +17,20 @@ _MAKERS = {
 }
 
 
+class ManualClock:
+    """Both clocks, moved by hand; no media library comes with it."""
+
+    def __init__(self, wall_ms=1_700_000_000_000):
+        self.start_ms = wall_ms
+        self.now_s = 0.0
+
+    def wall_ms(self):
+        return self.start_ms + round(self.now_s * 1000)
+
+    def monotonic_s(self):
+        return self.now_s
+
+
 class Issuer:
     """Keys in ``folder/jwks.json`` (``.jwks``); ``.token(**claims)`` signs with the newest.
 
