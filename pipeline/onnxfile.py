@@ -26,6 +26,8 @@ class Contents:
     """Operator domains imported by the model or used by a node; the default one is ``""``."""
     external: set[str] = field(default_factory=set)
     """Names of tensors whose values lie in another file."""
+    locations: set[str] = field(default_factory=set)
+    """Those files, as they are named."""
     metadata: dict[str, str] = field(default_factory=dict)
     has_graph: bool = False
 
@@ -84,6 +86,8 @@ def _tensor(message: memoryview, found: Contents, _depth: int) -> None:
     for number, value in _fields(message):
         if number == 13 or (number == 14 and value == 1):  # external_data, data_location
             found.external.add(_text(message, 8) or "unnamed")
+        if number == 13 and _text(_sub(value), 1) == "location":
+            found.locations.add(_text(_sub(value), 2))
 
 
 _Readers = dict[int, Callable[[memoryview, Contents, int], None]]

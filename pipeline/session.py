@@ -25,8 +25,11 @@ Device = Literal["cpu", "cuda"]
 _PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 """Operator sets built into ONNX Runtime; any other needs foreign code in our process."""
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _DTYPES = {
     "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int32)": "int32",
     "tensor(uint8)": "uint8",
     "tensor(int16)": "int16",
     "tensor(int64)": "int64",
@@ -55,19 +58,28 @@ class Session:
     """One loaded model. :meth:`run` may be called from any thread."""
 
     def __init__(
-        self, model: bytes, *, file: str, device: Device = "cpu", threads: int = 1
+        self,
+        model: bytes,
+        *,
+        file: str,
+        device: Device = "cpu",
+        threads: int = 1,
+        weights: Path | None = None,
     ) -> None:
         """Load ``model``; ``file`` is the name that messages use.
+
+        ``weights`` is the only folder that may hold tensors outside the file; the caller has
+        checked the digests of what lies there. Without it such tensors are refused.
 
         Raises :class:`ModelRefused` for damaged bytes, values outside the file or operators from
         elsewhere, :class:`SpecError` for a missing or contradicted contract, and
         :class:`ProviderMissing` when ``device`` is not what would run.
         """
         contents = onnxfile.read(model, file=file)
-        _refuse_foreign(contents, file)
+        _refuse_foreign(contents, file, weights)
         self.file = file
         self.spec = spec.decode(contents.metadata, file=file)
-        self._session = _load(model, file, _PROVIDERS[device], threads)
+        self._session = _load(model, file, _PROVIDERS[device], _options(threads, weights))
         _match("input", self.spec.inputs, self._session.get_inputs(), file)
         _match("output", self.spec.outputs, self._session.get_outputs(), file)
 
@@ -109,26 +121,37 @@ def open_session(
     return Session(model, file=path.name, device=device, threads=threads)
 
 
-def _refuse_foreign(contents: onnxfile.Contents, file: str) -> None:
+def _refuse_foreign(contents: onnxfile.Contents, file: str, weights: Path | None) -> None:
     foreign = sorted(contents.domains - _DOMAINS)
     if foreign:
         raise ModelRefused(
             f"{file} uses operators of {', '.join(foreign)}, which would need foreign code: "
             "export it with standard ONNX operators"
         )
-    if contents.external:
+    if weights is not None:
+        _refuse_elsewhere(contents.locations, file, weights)
+    elif contents.external:
         raise ModelRefused(
             f"{file} keeps {len(contents.external)} tensors outside the file: "
             "save it as one file, without external data"
         )
 
 
-def _load(model: bytes, file: str, provider: str, threads: int) -> ort.InferenceSession:
+def _refuse_elsewhere(locations: set[str], file: str, weights: Path) -> None:
+    """External weights lie in their folder itself, by plain names, and are no links."""
+    for name in sorted(locations):
+        if Path(name).name != name or (weights / name).is_symlink():
+            raise ModelRefused(f"{file} keeps weights at '{name}', outside its own folder")
+
+
+def _load(
+    model: bytes, file: str, provider: str, options: ort.SessionOptions
+) -> ort.InferenceSession:
     available = tuple(ort.get_available_providers())
     if provider not in available:
         raise ProviderMissing(provider, available)
     try:
-        session = ort.InferenceSession(model, _options(threads), providers=[provider])
+        session = ort.InferenceSession(model, options, providers=[provider])
     except _RUNTIME_ERRORS as error:
         raise ModelRefused(f"{file} does not load: {_first_line(error)}") from None
     got = tuple(session.get_providers())
@@ -146,7 +169,7 @@ def _share_memory() -> None:
     ort.create_and_register_allocator(place, ort.OrtArenaCfg({}))
 
 
-def _options(threads: int) -> ort.SessionOptions:
+def _options(threads: int, weights: Path | None) -> ort.SessionOptions:
     _share_memory()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -156,6 +179,8 @@ def _options(threads: int) -> ort.SessionOptions:
     # Shapes vary from run to run: a plan of memory for each of them is kept and never used again.
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.use_env_allocators", "1")
+    if weights is not None:
+        options.add_session_config_entry(_WEIGHTS_FOLDER, str(weights))
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     return options

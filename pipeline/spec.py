@@ -16,7 +16,16 @@ LABELS = ("neutral", "happy", "sad", "angry", "fear", "disgust", "surprise")
 """The label set on the wire, in wire order."""
 
 Kind = Literal[
-    "face-detector", "face-expression", "face-landmarks", "voice-features", "voice-emotion", "vad"
+    "face-detector",
+    "face-expression",
+    "face-landmarks",
+    "voice-features",
+    "voice-emotion",
+    "vad",
+    "explain-vision",
+    "explain-audio",
+    "explain-gate",
+    "explain-decoder",
 ]
 
 
@@ -24,7 +33,7 @@ class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One graph input or output."""
 
     name: str
-    dtype: Literal["float32", "uint8", "int16", "int64"]
+    dtype: Literal["float32", "float16", "uint8", "int16", "int32", "int64"]
     shape: tuple[int | str, ...]
     """Sizes; a string names a free axis."""
 
