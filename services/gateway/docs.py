@@ -4,6 +4,8 @@ from html import escape
 
 ERRORS = {
     "auth_timeout": "Send the auth message within five seconds of connecting.",
+    "at_capacity": "All streams of this server are in use; Retry-After says when to come back.",
+    "bad_body": "The request body is not what this address takes; the message says what is.",
     "bad_format": "Ask for one of the formats that the answer names.",
     "bad_host": "Address this server as localhost or 127.0.0.1.",
     "bad_message": "The message is no JSON, of no known type, or a field is out of its range.",
@@ -16,6 +18,8 @@ ERRORS = {
     "bus_away": "The result bus does not answer; come back in a few seconds.",
     "draining": "The server goes away; connect again, with some jitter.",
     "internal": "Our fault; the server log has the request id.",
+    "loop_busy": "The server is busy with running streams; come back after Retry-After.",
+    "memory": "Memory is nearly full; wait until a stream ends, or give the server more.",
     "method_not_allowed": "The Allow header names the methods of this address.",
     "no_common_codec": "Offer VP8 or H264 for video, and Opus or G.711 or G.722 for audio.",
     "no_ice_restart": "ICE restart is not supported; publish anew.",
@@ -29,6 +33,7 @@ ERRORS = {
     "precondition_failed": "The If-Match header does not name the current ICE session.",
     "precondition_required": "Send If-Match with the ETag of the answer.",
     "rate_limited": "Send fewer messages; retry_after_ms says when to go on.",
+    "scorer_busy": "The models are busy with running streams; come back after Retry-After.",
     "slow_body": "The request body came too slowly.",
     "slow_reader": "Read faster, or ask for less: events, roles, max_hz.",
     "stream_live": "Somebody publishes to this stream; choose another name or wait.",

@@ -1,6 +1,5 @@
 """REST, SSE, pages and health over the same hub that serves the event socket (aiohttp)."""
 
-import asyncio
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -9,12 +8,11 @@ from urllib.parse import urlsplit
 import msgspec
 from aiohttp import web
 
-from pipeline.errors import BusError
 from pipeline.events import PROTOCOL
 from pipeline.schema import asyncapi
 from services.auth import DEV_TOKEN, Principal, Unauthorised, bearer, is_loopback
 from services.bus.types import Session
-from services.gateway import docs, openapi, pages, protocol, sse, views
+from services.gateway import docs, health, openapi, pages, protocol, sse, views
 from services.gateway.app import Gateway
 from services.gateway.metrics import CONTENT_TYPE, Metrics, Source
 from services.gateway.protocol import Closing, Selection
@@ -26,19 +24,24 @@ LIMIT = 50
 LARGEST_LIMIT = 200
 ERASE_S = 5.0
 """How long DELETE waits for the owner to end the session by itself."""
-PING_LIMIT_S = 0.5
 _LARGEST_MS = 2**53
 _encoder = msgspec.json.Encoder()
 
 
 def routes(
-    app: web.Application, gateway: Gateway, *, sources: Mapping[str, Source] | None = None
+    app: web.Application,
+    gateway: Gateway,
+    *,
+    sources: Mapping[str, Source] | None = None,
+    vitals: health.Vitals | None = None,
 ) -> None:
     """Add everything but WHIP to ``app``, whose middleware must be :mod:`services.problems`'s.
 
     ``sources``: numbers of other rooms for ``/metrics``, as ``statistics()`` gives them.
+    ``vitals``: what health asks of the rest of the process.
     """
     door = _Door(gateway, {} if sources is None else sources)
+    health.routes(app, gateway, vitals or health.Vitals(), door.principal)
     get = app.router.add_get
     get("/v1/sessions", door.sessions)
     get("/v1/sessions/{session_id}", door.session)
@@ -52,8 +55,6 @@ def routes(
     get("/metrics", door.metrics)
     get("/v1/config", door.config)
     get("/version", door.version)
-    get("/livez", door.livez)
-    get("/readyz", door.readyz)
     get("/asyncapi.json", door.asyncapi)
     get("/openapi.json", door.openapi)
     get("/docs/errors", door.errors)
@@ -105,7 +106,7 @@ class _Door:
 
     async def sessions(self, request: web.Request) -> web.Response:
         """One page of the list."""
-        tenant = self._principal(request).tenant
+        tenant = self.principal(request).tenant
         key = request.query.get("sort", "session_id")
         if key.removeprefix("-") not in views.SORTS:
             raise Problem(
@@ -156,7 +157,7 @@ class _Door:
         return web.Response(status=204)
 
     async def _session(self, request: web.Request) -> Session:
-        tenant = self._principal(request).tenant
+        tenant = self.principal(request).tenant
         await self._hub.serve(tenant)
         session = await self._hub.find(tenant, request.match_info["session_id"])
         if session is None:
@@ -182,7 +183,7 @@ class _Door:
         return await self._stream(request, [protocol.EVERYTHING])
 
     async def _stream(self, request: web.Request, sessions: list[str]) -> web.StreamResponse:
-        tenant = self._principal(request).tenant
+        tenant = self.principal(request).tenant
         selection = _selection(request, sessions)
         since = sse.position(request.headers.get("Last-Event-ID"))
         if since is not None and protocol.EVERYTHING not in sessions and since[0] not in sessions:
@@ -213,7 +214,7 @@ class _Door:
 
     async def policy(self, request: web.Request) -> web.Response:
         """Who may be scored."""
-        self._principal(request)
+        self.principal(request)
         policy = self._gateway.policy
         if policy is None:
             raise Problem(404, "no_policy", "this process scores nothing; ask the one that does")
@@ -227,13 +228,13 @@ class _Door:
 
     async def models(self, request: web.Request) -> web.Response:
         """The loaded model."""
-        self._principal(request)
+        self.principal(request)
         model = self._gateway.model
         return _json({"models": [] if model is None else [model]})
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Numbers for Prometheus."""
-        self._principal(request)
+        self.principal(request)
         return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     async def config(self, request: web.Request) -> web.Response:
@@ -247,30 +248,6 @@ class _Door:
         """Which server this is."""
         del request
         return _json({"version": self._gateway.version, "protocol": PROTOCOL})
-
-    async def livez(self, request: web.Request) -> web.Response:
-        """The process runs: nothing else, so that a Redis outage restarts nobody."""
-        del request
-        return web.Response(text="ok\n")
-
-    async def readyz(self, request: web.Request) -> web.Response:
-        """Whether this process should get traffic, with reasons."""
-        del request
-        checks = {
-            "draining": "draining" if self._gateway.draining else "ok",
-            "hub": "ok" if self._hub.running else "a task of the hub has ended",
-            "bus": await self._bus_state(),
-        }
-        ready = all(value == "ok" for value in checks.values())
-        return _json({"ready": ready, "checks": checks}, 200 if ready else 503)
-
-    async def _bus_state(self) -> str:
-        try:
-            async with asyncio.timeout(PING_LIMIT_S):
-                await self._gateway.bus.ping()
-        except (BusError, TimeoutError):
-            return "the bus does not answer"
-        return "ok"
 
     async def asyncapi(self, request: web.Request) -> web.Response:
         """The event socket."""
@@ -296,7 +273,8 @@ class _Door:
 
     # who asks
 
-    def _principal(self, request: web.Request) -> Principal:
+    def principal(self, request: web.Request) -> Principal:
+        """Return whose request it is. Raises :class:`Problem` (401)."""
         self._check_host(request)
         try:
             return self._gateway.guard.principal(bearer(request.headers), request.headers)

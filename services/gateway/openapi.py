@@ -90,6 +90,15 @@ def _about() -> dict[str, Any]:
         path: {"get": {**_any(words), "security": _SECURITY}} for path, words in guarded.items()
     }
     paths |= {path: {"get": _any(words)} for path, words in plain.items()}
+    body = {"type": "object", "properties": {"soft_s": {"type": "integer", "minimum": 0}}}
+    paths["/v1/drain"] = {
+        "post": {
+            "summary": "Take no new streams, let running ones end, then end the process",
+            "security": _SECURITY,
+            "requestBody": {"content": {"application/json": {"schema": body}}},
+            "responses": {"202": _any("Draining")["responses"]["200"], "default": _problem()},
+        }
+    }
     page = {"200": {"description": "Page", "content": {"text/html": {}}}}
     paths["/docs/errors"] = {"get": {"summary": "What error codes mean", "responses": page}}
     text = {"200": {"description": "Metrics", "content": {"text/plain": {}}}}
