@@ -182,6 +182,7 @@ def load(config: Path | None, **flags: Any) -> Settings:
     """
     _check_file(config)
     _check_variables()
+    _check_flags(flags)
 
     class _FromFile(Settings):
         model_config = SettingsConfigDict(toml_file=config)
@@ -205,6 +206,15 @@ def _check_file(config: Path | None) -> None:
         raise UsageError(f"{config} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{config} is not TOML: {error}") from None
+
+
+def _check_flags(flags: dict[str, Any]) -> None:
+    """Refuse a password among the flags: every process list shows them."""
+    if re.search(r"://[^/?#]*:[^/?#]*@", flags.get("redis_url") or ""):
+        raise UsageError(
+            "redis_url holds a password, which the process list shows: write redis://USER@HOST "
+            f"and put the password into a file named by {_PREFIX}REDIS_PASSWORD_FILE"
+        )
 
 
 def _check_variables() -> None:

@@ -1,7 +1,8 @@
 """A Redis or Valkey server of our own: private socket, random password, gone with its parent.
 
 The server listens on a unix socket in a folder that only this user can enter; its password goes in
-by standard input, so no process list and no disk shows it. Nothing is ever written to disk. A
+by standard input, so no process list and no disk shows it. Its one user may do what the bus does
+and no more (:mod:`services.bus.acl`). Nothing is ever written to disk. A
 supervisor starts it again when it dies; writers then fill it anew (:mod:`services.bus.writer`).
 """
 
@@ -20,7 +21,7 @@ from typing import Literal, Self
 import structlog
 
 from pipeline.errors import BusError, UsageError
-from services.bus import runtime, server
+from services.bus import acl, runtime, server
 from services.bus.backoff import Backoff
 from services.bus.binary import Binary
 from services.tasks import cancelled
@@ -36,7 +37,9 @@ unixsocketperm 700
 dir {folder}
 logfile {log}
 loglevel warning
-requirepass {password}
+acl-pubsub-default resetchannels
+user default off resetkeys resetchannels -@all
+{user}
 save ""
 appendonly no
 daemonize no
@@ -74,7 +77,7 @@ class EmbeddedServer:
     @property
     def url(self) -> str:
         """Address for :meth:`services.bus.redis.RedisBus.at`; the password is kept apart."""
-        return f"unix://{self.folder / 'bus.sock'}"
+        return f"unix://{acl.ALL_IN_ONE}@{self.folder / 'bus.sock'}"
 
     @property
     def folder(self) -> Path:
@@ -145,7 +148,7 @@ class EmbeddedServer:
             socket=self.folder / "bus.sock",
             folder=self.folder,
             log=self.folder / "server.log",
-            password=self.password,
+            user=acl.line(acl.ALL_IN_ONE, f">{self.password}"),
         )
         pipe = process.stdin
         if pipe is None:

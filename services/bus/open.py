@@ -3,10 +3,12 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
-from services.bus import binary, server
+from pipeline.errors import UsageError
+from services.bus import binary, rights, server
 from services.bus.embedded import EmbeddedServer
 from services.bus.memory import MemoryBus
 from services.bus.redis import RedisBus
@@ -37,11 +39,30 @@ async def open_bus(settings: Settings) -> AsyncIterator[OpenBus]:
     if url and url.startswith(MEMORY_URL):
         yield OpenBus(MemoryBus(), "memory (this process only)")
     elif url:
-        async with RedisBus.at(url) as bus:
+        password, ca = _password(settings.redis_password_file), settings.redis_ca
+        await rights.examine(url, password, ca)
+        async with RedisBus.at(url, password, ca) as bus:
             yield OpenBus(bus, f"{bus.name} at {server.where(url)}")
     else:
         async with _own() as opened:
             yield opened
+
+
+def _password(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        password = file.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(
+            f"the password file {file} of DEMEANOR_REDIS_PASSWORD_FILE cannot be read: {why}"
+        ) from None
+    if not password:
+        raise UsageError(
+            f"the password file {file} is empty: write the Redis password into it, on one line"
+        )
+    return password
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -46,14 +47,16 @@ class RedisBus(RedisBoard):
 
     @classmethod
     @asynccontextmanager
-    async def at(cls, url: str, password: str | None = None) -> AsyncIterator[Self]:
+    async def at(
+        cls, url: str, password: str | None = None, ca: Path | None = None
+    ) -> AsyncIterator[Self]:
         """Open the bus at ``url``.
 
         Raises :class:`~pipeline.errors.BusError` when nobody answers there and
         :class:`~pipeline.errors.UsageError` when the server cannot be used.
         """
         async with AsyncExitStack() as closing:
-            client = server.client(url, password)
+            client = server.client(url, password, ca)
             closing.push_async_callback(client.aclose)
             bus = cls(client, await server.greet(client, url))
             closing.push_async_callback(bus._appender.close)

@@ -1,7 +1,11 @@
 """Reaching a Redis or Valkey server: one client, and a plain sentence for what is wrong with it."""
 
+import ipaddress
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -9,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
+    NoPermissionError,
     RedisError,
     ResponseError,
 )
@@ -21,25 +26,37 @@ SCHEMES = ("redis", "rediss", "unix")
 FLOOR = {"redis": (7, 0), "valkey": (8, 0)}
 """Oldest version of each server that the bus runs on."""
 _REFUSED = (AuthenticationError, AuthorizationError)
-_TIMEOUT_S = 2.0
+TIMEOUT_S = 2.0
 _CONNECTIONS = 32
+_LOGIN = (
+    "with DEMEANOR_REDIS_URL=redis://USER@HOST:6379 and its password in the file that "
+    "DEMEANOR_REDIS_PASSWORD_FILE names"
+)
 
 
-def client(url: str, password: str | None = None) -> Client:
+def client(url: str, password: str | None = None, ca: Path | None = None) -> Client:
     """Return a client that never retries by itself: the bus decides what an outage means.
 
-    Raises :class:`~pipeline.errors.UsageError` for a URL that names no server.
+    ``rediss://`` proves the server's certificate and host name, always: against ``ca`` (PEM) and
+    the authorities of the system. Raises :class:`~pipeline.errors.UsageError` for a URL that names
+    no server, and for a password or authority that cannot be used with it.
     """
-    options = {} if password is None else {"password": password}
+    options: dict[str, Any] = {} if password is None else {"password": password}
     try:
+        _check(url, password, ca)
+        if ca is not None:
+            options |= {"ssl_ca_certs": str(ca)}
+        if url.startswith("rediss://"):
+            options |= {"ssl_min_version": ssl.TLSVersion.TLSv1_2}
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=_CONNECTIONS,
-            timeout=_TIMEOUT_S,
-            socket_timeout=_TIMEOUT_S,
-            socket_connect_timeout=_TIMEOUT_S,
+            timeout=TIMEOUT_S,
+            socket_timeout=TIMEOUT_S,
+            socket_connect_timeout=TIMEOUT_S,
             protocol=2,
             retry=Retry(NoBackoff(), 0),
+            driver_info=None,  # its commands need a right of their own
             **options,
         )
     except ValueError as error:
@@ -48,6 +65,45 @@ def client(url: str, password: str | None = None) -> Client:
             "redis://HOST:6379, rediss://HOST:6379 or unix:///PATH"
         ) from error
     return Redis.from_pool(pool)
+
+
+def _check(url: str, password: str | None, ca: Path | None) -> None:
+    """Refuse what would weaken the connection or be ignored; ValueError for what is no URL."""
+    parts = urlsplit(url)
+    if extra := sorted(parse_qs(parts.query, keep_blank_values=True).keys() - {"db"}):
+        # Options of the client: they could put the password into the open or the proof out.
+        raise UsageError(
+            f"DEMEANOR_REDIS_URL may carry no option but db, not {', '.join(extra)}: "
+            "use DEMEANOR_REDIS_PASSWORD_FILE and DEMEANOR_REDIS_CA"
+        )
+    if password is not None and parts.password:
+        raise UsageError(
+            "DEMEANOR_REDIS_URL and DEMEANOR_REDIS_PASSWORD_FILE both give a password: "
+            "keep the file, and write redis://USER@HOST:6379"
+        )
+    if ca is None:
+        return
+    if parts.scheme != "rediss":
+        raise UsageError(
+            "DEMEANOR_REDIS_CA needs TLS: set DEMEANOR_REDIS_URL to rediss://HOST:6379"
+        )
+    try:
+        ssl.create_default_context(cafile=ca)
+    except OSError as error:
+        why = "it holds no PEM certificate" if isinstance(error, ssl.SSLError) else error.strerror
+        raise UsageError(f"the authority {ca} of DEMEANOR_REDIS_CA cannot be used: {why}") from None
+
+
+def in_the_open(url: str) -> bool:
+    """Tell whether what goes to ``url`` leaves this machine without TLS."""
+    parts = urlsplit(url)
+    if parts.scheme != "redis":
+        return False
+    host = parts.hostname or "localhost"
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host != "localhost"
 
 
 def where(url: str) -> str:
@@ -73,28 +129,54 @@ async def greet(client: Client, url: str) -> str:
     try:
         hello = await client.execute_command("HELLO")
         await client.ping()
+    except NoPermissionError as error:
+        raise UsageError(lacking(place, "PING")) from error
     except ResponseError as error:  # servers before 6 do not know HELLO
         raise UsageError(
-            f"{place} refused the greeting ({error}): use Redis >= 7.0 or Valkey >= 8, with user "
-            "and password in DEMEANOR_REDIS_URL=redis://USER:PASSWORD@HOST:6379"
+            f"{place} refused the greeting ({error}): use Redis >= 7.0 or Valkey >= 8, {_LOGIN}"
         ) from error
     except (RedisError, OSError) as error:
-        # A refused password comes as the cause of a connection that could not be made.
-        if isinstance(error, _REFUSED) or isinstance(error.__cause__, _REFUSED):
-            raise UsageError(_wrong_password(place)) from error
-        raise BusError(
-            f"no Redis answers at {place}: start it, or set DEMEANOR_REDIS_URL "
-            "(leave it empty to use the server that comes with Demeanor)",
-            retryable=True,
-        ) from error
+        raise unreachable(place, error) from error
     return _accepted(_fields(hello), place)
 
 
-def _wrong_password(place: str) -> str:
+def lacking(place: str, rights: str) -> str:
+    """Return the sentence about a user that may not do what the bus needs."""
     return (
-        f"{place} refused the user or password: set them in "
-        "DEMEANOR_REDIS_URL=redis://USER:PASSWORD@HOST:6379"
+        f"{place} does not let this user run {rights}: give it the rights that "
+        "deploy/redis/users.acl lists (python -m services.bus.acl prints them)"
     )
+
+
+def unreachable(place: str, error: BaseException) -> BusError | UsageError:
+    """Return what to tell about a connection that could not be made, from its chain of causes."""
+    for cause in _causes(error):
+        if isinstance(cause, _REFUSED):
+            return UsageError(f"{place} refused the user or password: connect {_LOGIN}")
+        if isinstance(cause, NoPermissionError):
+            return UsageError(lacking(place, "SELECT"))
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return UsageError(
+                f"{place} cannot prove who it is ({cause.verify_message}): set DEMEANOR_REDIS_CA "
+                "to the PEM file of its authority, and use the host name that its certificate has"
+            )
+        if isinstance(cause, ssl.SSLError):
+            return UsageError(
+                f"{place} speaks no TLS that can be used ({cause.reason or 'broken off'}): is it a "
+                "redis:// address, or does it ask for a client certificate?"
+            )
+    silent = " (or does it speak no TLS?)" if place.startswith("rediss:") else ""
+    return BusError(
+        f"no Redis answers at {place}{silent}: start it, or set DEMEANOR_REDIS_URL "
+        "(leave it empty to use the server that comes with Demeanor)",
+        retryable=True,
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _fields(hello: list[object]) -> dict[str, str]:

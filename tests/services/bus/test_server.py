@@ -5,14 +5,16 @@ import socket
 from contextlib import asynccontextmanager
 
 import pytest
+from structlog.testing import capture_logs
 
 from pipeline.errors import BusError, UsageError
 from services.bus import open as opening
 from services.bus.open import open_bus
 from services.bus.redis import RedisBus
-from services.bus.server import version_of, where
+from services.bus.server import in_the_open, version_of, where
 from services.settings import Settings
 from tests.services.events import KEY, records
+from tests.services.valkey import PASSWORD
 
 
 @asynccontextmanager
@@ -49,7 +51,7 @@ def hello(**fields):
         (hello(server="redis", version="7.4.0", mode="cluster"), "node of a Cluster"),
         (hello(server="redis", version="7.4.0", mode="standalone", role="replica"), "a replica"),
         (b"-ERR unknown command 'HELLO'\r\n", "Redis >= 7.0"),
-        (b"-NOAUTH Authentication required.\r\n", "DEMEANOR_REDIS_URL=redis://USER:PASSWORD@"),
+        (b"-NOAUTH Authentication required.\r\n", "DEMEANOR_REDIS_URL=redis://USER@HOST"),
     ],
 )
 async def test_server_that_will_not_do(answer, words):
@@ -99,6 +101,31 @@ async def test_address_that_is_none(url):
             pass
 
 
+@pytest.mark.parametrize("option", ["ssl_cert_reqs=none", "password=x", "ssl_check_hostname=0"])
+async def test_an_option_in_the_address_is_refused(option):
+    with pytest.raises(UsageError, match=f"no option but db, not {option.split('=')[0]}"):
+        async with RedisBus.at(f"rediss://127.0.0.1?{option}"):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("url", "alone"),
+    [
+        ("redis://192.0.2.1:6379", True),
+        ("redis://redis.example", True),
+        ("redis://[2001:db8::1]:6379", True),
+        ("redis://127.0.0.2", False),
+        ("redis://[::1]:6379", False),
+        ("redis://localhost", False),
+        ("redis://", False),
+        ("rediss://192.0.2.1", False),
+        ("unix:///run/redis.sock", False),
+    ],
+)
+def test_what_leaves_the_machine_without_tls(url, alone):
+    assert in_the_open(url) is alone
+
+
 def test_where_hides_who():
     assert where("rediss://me:secret@host:7000/2?timeout=5") == "rediss://host:7000/2"
     assert where("unix://:secret@/run/bus.sock?db=0") == "unix:///run/bus.sock"
@@ -116,6 +143,52 @@ async def test_open_picks_the_server_it_was_told(valkey):
         assert opened.description.startswith("valkey 9.")
         assert "for-tests" not in opened.description
         assert await opened.bus.ping() > 0
+
+
+@pytest.fixture
+def secret(tmp_path):
+    file = tmp_path / "password"
+    file.write_text(f"{PASSWORD}\n")
+    return file
+
+
+async def test_the_password_comes_from_a_file(valkey, secret):
+    settings = Settings(redis_url=f"unix://{valkey.socket}", redis_password_file=secret)
+    async with open_bus(settings) as opened:
+        assert PASSWORD not in opened.description
+        assert await opened.bus.ping() > 0
+
+
+async def test_two_passwords_are_one_too_many(valkey, secret):
+    with pytest.raises(UsageError, match="both give a password"):
+        async with open_bus(Settings(redis_url=valkey.url, redis_password_file=secret)):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "No such file"), (b"\n", "is empty"), (b"\xff", "not UTF-8")]
+)
+async def test_a_password_file_that_holds_none(valkey, tmp_path, content, words):
+    file = tmp_path / "password"
+    if content is not None:
+        file.write_bytes(content)
+    settings = Settings(redis_url=f"unix://{valkey.socket}", redis_password_file=file)
+    with pytest.raises(UsageError, match=words):
+        async with open_bus(settings):
+            pass
+
+
+async def test_a_server_that_writes_to_disk_is_told_of(valkey):
+    def lines(logs):
+        return [line for line in logs if "writes to disk" in line["event"]]
+
+    with capture_logs() as quiet:
+        async with open_bus(Settings(redis_url=valkey.url)) as opened:
+            await opened.bus._client.config_set("save", "3600 1")
+    with capture_logs() as told:
+        async with open_bus(Settings(redis_url=valkey.url)) as opened:
+            await opened.bus._client.config_set("save", "")
+    assert (len(lines(quiet)), len(lines(told))) == (0, 1)
 
 
 async def test_open_memory():

@@ -65,12 +65,21 @@ def test_what_it_refuses(arguments: list[str], code: Exit, words: str) -> None:
     assert result.stdout == ""
 
 
-def test_a_wrong_password_is_not_repeated() -> None:
+def test_a_wrong_password_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(Valkey().start()) as server:
         scheme, _, rest = server.url.partition("://")
-        result = invoke(*ANY, "--redis-url", f"{scheme}://:canary@{rest.rpartition('@')[2]}")
+        url = f"{scheme}://:canary@{rest.rpartition('@')[2]}"
+        monkeypatch.setenv("DEMEANOR_REDIS_URL", url)
+        result = invoke(*ANY)
     assert result.exit_code == Exit.USAGE
     assert "refused the user or password" in result.stderr
+    assert "canary" not in result.stderr
+
+
+def test_a_password_in_a_flag_is_refused_and_not_repeated() -> None:
+    result = invoke(*ANY, "--redis-url", "redis://me:canary@127.0.0.1:1")
+    assert result.exit_code == Exit.USAGE
+    assert "DEMEANOR_REDIS_PASSWORD_FILE" in result.stderr
     assert "canary" not in result.stderr
 
 
