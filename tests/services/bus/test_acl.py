@@ -269,7 +269,7 @@ def _fits(pattern, name):
     ("take", "words"),
     [
         ("-ping", "PING"),
-        ("-subscribe", "SUBSCRIBE demeanor:res:*, SUBSCRIBE demeanor:ctl"),
+        ("-subscribe", "SUBSCRIBE demeanor:res:*"),
         ("-xadd", "XADD demeanor:r:*"),
         ("-zadd", "ZADD demeanor:live:*"),
         ("-xinfo|stream", "XINFO STREAM demeanor:r:*"),
