@@ -23,6 +23,7 @@ from pydantic_settings import (
 from pipeline.errors import UsageError
 
 _PREFIX = "DEMEANOR_"
+_ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?")
 _ALIKE = 0.85
 """A variable this much like a setting is a slip of the pen, not somebody else's."""
 
@@ -108,6 +109,8 @@ class Settings(BaseSettings):
     """PEM file of the certificate chain for HTTP and WebSocket; needs ``tls_key``."""
     tls_key: Path | None = None
     """PEM file of its private key."""
+    public_url: str | None = None
+    """Address by which clients reach a proxy in front of us, as ``https://HOST[:PORT]``."""
     half_open: int = Field(default=32, ge=1)
     """Publishers that may be connecting at once."""
     half_open_per_token: int = Field(default=4, ge=1)
@@ -159,6 +162,14 @@ class Settings(BaseSettings):
                 message = "each must be a STUN or TURN URL, such as stun:HOST:3478"
                 raise ValueError(message)
         return urls
+
+    @field_validator("public_url")
+    @classmethod
+    def _public(cls, url: str | None) -> str | None:
+        if url is not None and not _ORIGIN.fullmatch(url):
+            message = f"write https://HOST or https://HOST:PORT, without a path, not '{url}'"
+            raise ValueError(message)
+        return url
 
     @classmethod
     def settings_customise_sources(

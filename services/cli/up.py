@@ -106,6 +106,10 @@ def up(
         Path | None,
         typer.Option(metavar="FILE", help="Its private key (PEM)."),
     ] = None,
+    public_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Address of a proxy in front: https://HOST. [none]"),
+    ] = None,
     redis_ca: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Authority of the certificate of rediss:// (PEM)."),
@@ -193,6 +197,7 @@ def up(
             origins=origins,
             tls_cert=tls_cert,
             tls_key=tls_key,
+            public_url=public_url,
             redis_ca=redis_ca,
             redis_password_file=redis_password_file,
             half_open=half_open,
