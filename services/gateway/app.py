@@ -4,14 +4,14 @@ import asyncio
 import contextlib
 import random
 import socket as socket_module
+import ssl
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from http import HTTPStatus
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from types import TracebackType
 from typing import Any, Protocol, Self
-from urllib.parse import urlsplit
 
+import structlog
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import NegotiationError
 from websockets.http11 import Request, Response
@@ -20,15 +20,23 @@ from websockets.typing import Subprotocol
 from pipeline.errors import UsageError
 from pipeline.events import PROTOCOL, LoadedModel
 from pipeline.policy import Policy
-from services.auth import Guard, is_loopback
+from services.audit import SILENT, Audit
+from services.auth import Guard, Principal, Unauthorised, is_loopback
+from services.brake import Brake
 from services.bus.types import ResultBus
 from services.clock import Clock
 from services.gateway.client import Client
+from services.gateway.holders import SWEEP_S, Holders
 from services.gateway.hub import Hub
+from services.gateway.origins import Origins
 from services.gateway.outbox import Outbox
 from services.gateway.protocol import MAX_MESSAGE_BYTES, PATH, Closing, Code
+from services.gateway.tickets import Tickets
+from services.gateway.upgrade import Visitor, look, visitors
+from services.orders import Orders
 from services.queues import Registry
 from services.settings import Settings
+from services.tasks import cancelled
 
 CONNECTIONS = 2000
 UNAUTHENTICATED = 200
@@ -36,8 +44,10 @@ PING_S = 20.0
 DRAIN_MS = (200, 3000)
 _DRAIN_CLIENTS_PER_S = 200
 _DRAIN_S = 10.0
+_LOOK_S = 0.02
 _SEND_BUFFER_BYTES = 1 << 17
 """The kernel's share of a slow client's backlog; what waits here cannot be conflated any more."""
+_log = structlog.get_logger(__name__)
 
 
 class Bus(ResultBus, Protocol):
@@ -53,7 +63,9 @@ class Gateway:
     ``async with Gateway(bus, guard=…, clock=…, settings=…) as gateway``. It listens on ``socket``
     when one is given, else on ``settings.ws_port``; entering raises
     :class:`~pipeline.errors.UsageError` when that port is taken. ``model``, ``policy`` and
-    ``queues`` are what REST and ``/metrics`` tell (:mod:`services.gateway.http`).
+    ``queues`` are what REST and ``/metrics`` tell (:mod:`services.gateway.http`). ``orders`` are
+    the standing ones of this process, ``tls`` makes the socket ``wss://``. Making one raises
+    :class:`~pipeline.errors.UsageError` when ``settings.origins`` names something else.
     """
 
     def __init__(
@@ -68,6 +80,9 @@ class Gateway:
         model: LoadedModel | None = None,
         policy: Policy | None = None,
         queues: Registry | None = None,
+        orders: Orders | None = None,
+        audit: Audit = SILENT,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.bus = bus
         self.guard = guard
@@ -78,9 +93,21 @@ class Gateway:
         self.queues = Registry() if queues is None else queues
         self.hub = Hub(bus, clock, self.queues)
         self.version = metadata.version("demeanor")
-        self.page_ports = {settings.http_port}
+        self.orders = Orders(bus, clock) if orders is None else orders
+        public = () if settings.public_url is None else (settings.public_url,)
+        self.origins = Origins(
+            (*settings.origins, *public), host=settings.host, secure=tls is not None
+        )
+        self.page_ports = self.origins.ports
         """Ports of our own pages, for the ``Origin`` check; :mod:`http` adds what it serves on."""
+        self.page_ports.add(settings.http_port)
+        self.tickets = Tickets(clock)
+        self.brake = Brake()
+        self.holders = Holders(guard, self.hub.notices, per_token=settings.connections_per_token)
         self.draining = False
+        self._tls = tls
+        self._owns_orders = orders is None
+        self.audit = audit
         self._socket = socket
         self._events_url = events_url
         self.refused = 0
@@ -92,7 +119,15 @@ class Gateway:
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as opening:
+            if self._owns_orders:
+                await opening.enter_async_context(self.orders)
             await opening.enter_async_context(self.hub)
+            opening.enter_context(self.tickets.registered(self.queues))
+            opening.enter_context(self.brake.registered(self.queues, "gw_brake"))
+            opening.callback(self.orders.on_change(self.holders.check_revoked))
+            sweeper = asyncio.create_task(self._sweep(), name="gateway-sweep")
+            sweeper.add_done_callback(self._swept)
+            opening.push_async_callback(cancelled, sweeper)
             await self._listen()
             self._opened = opening.pop_all()
         return self
@@ -123,7 +158,12 @@ class Gateway:
             return self._events_url
         host = self.settings.host
         name = "localhost" if is_loopback(host) else host
-        return f"ws://{name}:{self.ws_port}{PATH}"
+        return f"{self.scheme}://{name}:{self.ws_port}{PATH}"
+
+    @property
+    def scheme(self) -> str:
+        """``wss`` with TLS of our own, else ``ws``."""
+        return "ws" if self._tls is None else "wss"
 
     def statistics(self) -> dict[str, int]:
         """Return gauges and counters."""
@@ -134,42 +174,71 @@ class Gateway:
             "slow_closes_total": self._ended[Code.SLOW_READER],
             "unauthorised_closes_total": self._ended[Code.UNAUTHORISED],
             "rate_limited_closes_total": self._ended[Code.RATE_LIMITED],
+            "forbidden_closes_total": self._ended[Code.FORBIDDEN],
+            "expired_tokens_total": self.holders.expired,
+            "revoked_tokens_total": self.holders.revoked,
+            "braked_requests_total": self.brake.braked,
             **self.hub.statistics(),
         }
 
-    def allows(self, origin: str | None) -> bool:
-        """Tell whether a page of ``origin`` may connect: our own pages, and what is no page."""
-        if origin is None:
-            return True
-        parts = urlsplit(origin)
+    def allows(self, origin: str | None, local: str | None = None) -> bool:
+        """Tell whether a page of ``origin`` may connect to the address ``local`` of this machine.
+
+        None is what is no page.
+        """
+        return self.origins.allows(origin, local)
+
+    def identify(self, token: str | None, headers: Mapping[str, str], peer: str) -> Principal:
+        """Return who ``token`` stands for.
+
+        Raises :class:`~services.auth.Unauthorised`, and :class:`~services.brake.Braked` unchecked
+        when too many tokens of ``peer`` were refused.
+        """
+        now_s = self.clock.monotonic_s()
+        if token:
+            self.brake.check(peer, now_s)
         try:
-            port = parts.port
-        except ValueError:
-            return False
-        own = parts.hostname is not None and (
-            is_loopback(parts.hostname) or parts.hostname == self.settings.host
+            return self.guard.principal(token, headers)
+        except Unauthorised:
+            if token:
+                self.brake.failed(peer, now_s)
+            raise
+
+    def full(self) -> bool:
+        """Tell whether there is no room for another connection."""
+        return (
+            self.draining
+            or len(self._clients) + len(self._streams) >= CONNECTIONS
+            or len(self._strangers) >= UNAUTHENTICATED
         )
-        return own and parts.scheme == "http" and (port or 80) in self.page_ports
+
+    def refuse(self) -> None:
+        """Count a connection that was turned away."""
+        self.refused += 1
 
     def authenticated(self, client: Client) -> None:
         """The client said who it is."""
         self._strangers.discard(client)
 
     @contextlib.contextmanager
-    def stream(self) -> Iterator[Outbox]:
+    def stream(self, principal: Principal) -> Iterator[Outbox]:
         """Give an SSE reader its outbox while it is connected.
 
-        Raises :class:`Closing` (1013) when the house is full or draining.
+        Raises :class:`Closing`: 1013 when the house is full or draining, 4529 when the token has
+        too many connections.
         """
         if self.draining or len(self._clients) + len(self._streams) >= CONNECTIONS:
             self.refused += 1
             raise Closing(Code.TRY_LATER, "try_later", "too many readers or draining; come back")
         outbox = Outbox(self.hub.notices, asyncio.get_running_loop().time)
+        outbox.tenant = principal.tenant
+        holder = self.holders.enter(principal, outbox)
         self._streams.add(outbox)
         try:
             with outbox.registered(self.queues):
                 yield outbox
         finally:
+            self.holders.leave(holder)
             self._streams.discard(outbox)
             outbox.leave_all()
 
@@ -193,6 +262,19 @@ class Gateway:
                 closing.create_task(client.close(code, reason))
                 await asyncio.sleep(pause_s)
 
+    async def settle(self, patience_s: float) -> None:
+        """Wait until readers have what the logs hold, or for ``patience_s``; then they may go."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + patience_s
+        await self.hub.settle(patience_s)
+        while loop.time() < until_s and any(  # noqa: ASYNC110 - many outboxes, and a deadline
+            outbox.waiting for outbox in (*self._streams, *self._outboxes())
+        ):
+            await asyncio.sleep(_LOOK_S)
+
+    def _outboxes(self) -> list[Outbox]:
+        return [client.outbox for client in self._clients.values()]
+
     async def _listen(self) -> None:
         where: dict[str, Any] = (
             {"host": self.settings.host, "port": self.settings.ws_port}
@@ -205,6 +287,8 @@ class Gateway:
                 **where,
                 select_subprotocol=_subprotocol,
                 process_request=self._request,
+                create_connection=visitors(self._crowded),
+                ssl=self._tls,
                 compression=None,
                 max_size=MAX_MESSAGE_BYTES,
                 max_queue=16,
@@ -221,20 +305,35 @@ class Gateway:
             ) from error
 
     def _request(self, connection: ServerConnection, request: Request) -> Response | None:
-        if urlsplit(request.path).path != PATH:
-            return connection.respond(HTTPStatus.NOT_FOUND, f"events are at {PATH}\n")
-        full = len(self._clients) >= CONNECTIONS or len(self._strangers) >= UNAUTHENTICATED
-        if self.draining or full:
-            self.refused += 1
-            response = connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "try again later\n")
-            response.headers["Retry-After"] = "3"
-            return response
-        return None
+        if not isinstance(connection, Visitor):
+            raise TypeError("the server makes visitors only")
+        return look(self, connection, request)
+
+    def _crowded(self) -> bool:
+        """Tell whether more sockets are open than can ever be readers."""
+        return (
+            self._server is not None
+            and len(self._server.handler_tasks) > CONNECTIONS + UNAUTHENTICATED
+        )
+
+    async def _sweep(self) -> None:
+        while True:
+            self.holders.sweep(self.clock.wall_ms())
+            await asyncio.sleep(SWEEP_S)
+
+    def _swept(self, task: asyncio.Task[None]) -> None:
+        """Let nobody in any more when the sweep has ended: tokens would never end."""
+        if not task.cancelled():
+            self.draining = True
+            error = task.exception()
+            _log.error("the gateway does not watch its tokens any more", exc_info=error)
 
     async def _serve(self, connection: ServerConnection) -> None:
         connection.transport.get_extra_info("socket").setsockopt(
             socket_module.SOL_SOCKET, socket_module.SO_SNDBUF, _SEND_BUFFER_BYTES
         )
+        if not isinstance(connection, Visitor):
+            raise TypeError("the server makes visitors only")
         client = Client(connection, self)
         self._clients[connection] = client
         self._strangers.add(client)

@@ -1,20 +1,24 @@
 """One WebSocket client: who it is, what it asked for, and the two loops that serve it."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Protocol
 
-from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
 from pipeline.errors import BusError
-from services.auth import Guard, Principal, Unauthorised, bearer
+from services.auth import Guard, Principal, Unauthorised
+from services.brake import Braked
+from services.clock import Clock
 from services.gateway import protocol
 from services.gateway.feed import Entry, text_frame
+from services.gateway.holders import Holder, Holders
 from services.gateway.hub import Hub
 from services.gateway.outbox import Outbox
 from services.gateway.protocol import Closing, Code
 from services.gateway.requests import Requests
+from services.gateway.upgrade import Visitor
 from services.tasks import cancelled
 
 AUTH_S = 5.0
@@ -22,7 +26,13 @@ SEND_S = 5.0
 """A client that takes nothing for this long is closed (4508)."""
 CLOSE_S = 2.0
 _WRITE_BYTES = 1 << 16
+_REASON_BYTES = 120
+"""A close frame has room for 123 (RFC 6455 §5.5)."""
 _TRY_LATER = "the bus is away for the moment; come back in a few seconds"
+_FOREIGN_PAGE = (
+    "pages of this origin may not read events here: start the server with --origins ORIGIN"
+)
+_HEADER_NEEDED = "programs send the token in the header 'Authorization: Bearer TOKEN'"
 
 
 class Rate:
@@ -46,10 +56,15 @@ class Context(Protocol):
 
     hub: Hub
     guard: Guard
+    clock: Clock
+    holders: Holders
     version: str
 
-    def allows(self, origin: str | None) -> bool:
-        """Tell whether a page of this origin may connect."""
+    def allows(self, origin: str | None, local: str | None) -> bool:
+        """Tell whether a page of this origin may connect to this address."""
+
+    def identify(self, token: str | None, headers: Mapping[str, str], peer: str) -> Principal:
+        """Return who a token stands for."""
 
     def authenticated(self, client: "Client") -> None:
         """The client said who it is."""
@@ -58,14 +73,14 @@ class Context(Protocol):
 class Client:
     """Serves one open connection until it ends; a client's faults end it and raise nothing."""
 
-    def __init__(self, socket: ServerConnection, context: Context) -> None:
+    def __init__(self, socket: Visitor, context: Context) -> None:
         self._socket = socket
         self._context = context
         self._hub = context.hub
         self._loop = asyncio.get_running_loop()
         self.outbox = Outbox(self._hub.notices, self._loop.time)
         self._rate = Rate(self._loop.time())
-        self._principal: Principal | None = None
+        self._holder: Holder | None = None
         self.ended_with: Code | None = None
         """Why we ended the connection."""
         self._pumping = False
@@ -79,6 +94,8 @@ class Client:
         self.outbox.on_ready = self._ready
         try:
             self._check_origin()
+            if self._socket.fault is not None:
+                raise self._socket.fault
             await self._greet()
             await self._authenticate()
             sender = asyncio.create_task(self._send_all(), name="client-sender")
@@ -104,33 +121,36 @@ class Client:
             self._socket.transport.write(b"".join(frames))
         try:
             async with asyncio.timeout(CLOSE_S):
-                await self._socket.close(code, reason[:120])
+                await self._socket.close(code, _short(reason))
         except TimeoutError:  # a client that reads nothing does not get the close frame either
             self._socket.transport.abort()
 
     # opening
 
     def _check_origin(self) -> None:
+        """Refuse pages of others, and programs that could be a page's but bring no token."""
         request = self._socket.request
-        origin = request.headers.get("Origin") if request is not None else None
-        if not self._context.allows(origin):
-            raise Closing(Code.FORBIDDEN, "origin", "pages of this origin may not read events here")
+        origins = request.headers.get_all("Origin") if request is not None else []
+        origin = ", ".join(origins) if origins else None
+        if not self._context.allows(origin, self._socket.local):
+            raise Closing(Code.FORBIDDEN, "origin", _FOREIGN_PAGE)
+        known = self._socket.principal is not None or self._socket.fault is not None
+        if origin is None and not known and not self._context.guard.loopback_only:
+            raise Closing(Code.UNAUTHORISED, "unauthorised", _HEADER_NEEDED)
 
     async def _greet(self) -> None:
-        request = self._socket.request
-        headers = dict(request.headers.raw_items()) if request is not None else {}
-        token = bearer(headers)
-        if token is not None:
-            self._accept(token)
+        principal = self._socket.principal
+        if principal is not None:
+            self._enter(principal)
         hello = protocol.Hello(
             server=self._context.version,
             connection_id=self._hub.notices.connection_id(),
-            auth="required" if self._principal is None else "accepted",
+            auth="required" if principal is None else "accepted",
         )
         await self._write([text_frame(protocol.encode(hello))])
 
     async def _authenticate(self) -> None:
-        if self._principal is None:
+        if self._holder is None:
             try:
                 async with asyncio.timeout(AUTH_S):
                     message = protocol.decode(await self._socket.recv())
@@ -140,18 +160,32 @@ class Client:
                 ) from None
             if not isinstance(message, protocol.Auth):
                 raise Closing(Code.UNAUTHORISED, "unauthorised", "send 'auth' first")
-            self._accept(message.token)
-        if self._principal is not None:
-            self._requests = Requests(self._hub, self.outbox, self._principal.tenant)
+            self._enter(self._identify(message.token))
         self._context.authenticated(self)
 
-    def _accept(self, token: str) -> None:
-        request = self._socket.request
-        headers = dict(request.headers.raw_items()) if request is not None else {}
+    def _identify(self, token: str) -> Principal:
         try:
-            self._principal = self._context.guard.principal(token, headers)
+            return self._context.identify(token, self._socket.headers, self._socket.peer)
         except Unauthorised as error:
             raise Closing(Code.UNAUTHORISED, "unauthorised", str(error)) from error
+        except Braked as error:
+            raise Closing(
+                Code.RATE_LIMITED,
+                "too_many_bad_tokens",
+                str(error),
+                retry_after_ms=error.wait_s * 1000,
+            ) from error
+
+    def _enter(self, principal: Principal) -> None:
+        self.outbox.tenant = principal.tenant
+        self._holder = self._context.holders.enter(principal, self.outbox)
+        self._requests = Requests(self._hub, self.outbox, principal)
+
+    def _renew(self, holder: Holder, requests: Requests, token: str) -> None:
+        """Go on with a new token: same tenant and role, and no less than what is in use."""
+        principal = self._identify(token)
+        requests.renew(principal)
+        self._context.holders.renew(holder, principal)
 
     # receiving
 
@@ -168,21 +202,30 @@ class Client:
             await self._obey(protocol.decode(text))
 
     async def _obey(self, message: protocol.ClientMessage) -> None:
-        if self._requests is None:
+        if self._requests is None or self._holder is None:
             raise Closing(Code.UNAUTHORISED, "unauthorised", "send 'auth' first")
         match message:
             case protocol.Subscribe():
+                self._check_expiry(self._holder)
                 await self._requests.subscribe(message)
             case protocol.Resume():
+                self._check_expiry(self._holder)
                 await self._requests.resume(message)
             case protocol.Unsubscribe():
                 self._requests.unsubscribe(message.id)
             case protocol.Ping():
                 self.outbox.answer(protocol.encode(protocol.Pong(message.id)))
             case protocol.Auth():
-                self._accept(message.token)
+                self._renew(self._holder, self._requests, message.token)
             case protocol.Pong():
                 pass
+
+    def _check_expiry(self, holder: Holder) -> None:
+        """An expired token keeps what it has for a while, but opens nothing new."""
+        if holder.expired(self._context.clock.wall_ms()):
+            raise Closing(
+                Code.UNAUTHORISED, "token_expired", "the token has expired: bring a new one"
+            )
 
     # sending
 
@@ -257,7 +300,14 @@ class Client:
     def _leave(self) -> None:
         if self._requests is not None:
             self._requests.close()
+        if self._holder is not None:
+            self._context.holders.leave(self._holder)
         self.outbox.leave_all()
+
+
+def _short(reason: str) -> str:
+    """Return as much of a reason as a close frame takes."""
+    return reason.encode(errors="replace")[:_REASON_BYTES].decode(errors="ignore")
 
 
 def _too_many() -> str:

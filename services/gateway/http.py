@@ -10,12 +10,24 @@ from aiohttp import web
 
 from pipeline.events import PROTOCOL
 from pipeline.schema import asyncapi
-from services.auth import DEV_TOKEN, Principal, Unauthorised, bearer, is_loopback
+from services.auth import DEV_TOKEN, Principal
 from services.bus.types import Session
-from services.gateway import docs, health, openapi, pages, protocol, sse, views
+from services.gateway import (
+    access,
+    docs,
+    entrance,
+    health,
+    openapi,
+    pages,
+    protocol,
+    sse,
+    tokens,
+    views,
+)
 from services.gateway.app import Gateway
+from services.gateway.entrance import Entrance, hostname, no_such_session
 from services.gateway.metrics import CONTENT_TYPE, Metrics, Source
-from services.gateway.protocol import Closing, Selection
+from services.gateway.protocol import Closing, Code, Selection
 from services.gateway.requests import Requests
 from services.gateway.views import SessionView
 from services.problems import Problem
@@ -25,6 +37,7 @@ LARGEST_LIMIT = 200
 ERASE_S = 5.0
 """How long DELETE waits for the owner to end the session by itself."""
 _LARGEST_MS = 2**53
+_NOT_YOURS = "only the session's own publisher or a token with the scope 'admin' may erase it"
 _encoder = msgspec.json.Encoder()
 
 
@@ -40,8 +53,10 @@ def routes(
     ``sources``: numbers of other rooms for ``/metrics``, as ``statistics()`` gives them.
     ``vitals``: what health asks of the rest of the process.
     """
+    entrance.install(app, gateway)
+    tokens.routes(app, gateway)
     door = _Door(gateway, {} if sources is None else sources)
-    health.routes(app, gateway, vitals or health.Vitals(), door.principal)
+    health.routes(app, gateway, vitals or health.Vitals(), Entrance(gateway).principal)
     get = app.router.add_get
     get("/v1/sessions", door.sessions)
     get("/v1/sessions/{session_id}", door.session)
@@ -76,6 +91,7 @@ class _Door:
 
     def __init__(self, gateway: Gateway, sources: Mapping[str, Source]) -> None:
         self._gateway = gateway
+        self._entrance = Entrance(gateway)
         self._hub = gateway.hub
         self._metrics = Metrics(
             gateway.queues,
@@ -106,15 +122,19 @@ class _Door:
 
     async def sessions(self, request: web.Request) -> web.Response:
         """One page of the list."""
-        tenant = self.principal(request).tenant
+        principal = self._entrance.reader(request)
         key = request.query.get("sort", "session_id")
         if key.removeprefix("-") not in views.SORTS:
             raise Problem(
                 400, "bad_sort", f"sort by one of: {', '.join(views.SORTS)}; '-' turns it"
             )
         limit = _number(request, "limit", LIMIT, 1, LARGEST_LIMIT)
-        await self._hub.serve(tenant)
-        every = [await self._view(session) for session in self._hub.directory.of(tenant)]
+        await self._hub.serve(principal.tenant)
+        every = [
+            await self._view(session)
+            for session in self._hub.directory.of(principal.tenant)
+            if access.reads(principal, session)
+        ]
         state = request.query.get("state")
         chosen = views.sort([item for item in every if state in (None, item.state)], key)
         after = request.query.get("after")
@@ -144,7 +164,7 @@ class _Door:
 
     async def erase(self, request: web.Request) -> web.Response:
         """End a session and erase its data: its owner does it, or we do when it is gone."""
-        session = await self._session(request)
+        session = await self._erasable(request)
         asked = msgspec.structs.replace(session, erase=True)
         await self._gateway.bus.announce(asked, session.lease_ms)
         live = session.state == "live" and not self._hub.directory.is_lost(session.session_id)
@@ -157,13 +177,17 @@ class _Door:
         return web.Response(status=204)
 
     async def _session(self, request: web.Request) -> Session:
-        tenant = self.principal(request).tenant
-        await self._hub.serve(tenant)
-        session = await self._hub.find(tenant, request.match_info["session_id"])
+        return await self._entrance.session(request, self._entrance.reader(request))
+
+    async def _erasable(self, request: web.Request) -> Session:
+        principal = self._entrance.principal(request)
+        if not (principal.may("admin") or principal.ingest):
+            raise Problem(403, "forbidden", _NOT_YOURS)
+        session = await self._entrance.find(principal, request.match_info["session_id"])
         if session is None:
-            raise Problem(
-                404, "no_such_session", "this session does not exist or ended more than 2 min ago"
-            )
+            raise no_such_session()
+        if not access.erases(principal, session):
+            raise Problem(403, "forbidden", _NOT_YOURS)
         return session
 
     async def _view(self, session: Session) -> SessionView:
@@ -175,22 +199,25 @@ class _Door:
 
     async def session_events(self, request: web.Request) -> web.StreamResponse:
         """One session's events."""
-        await self._session(request)
-        return await self._stream(request, [request.match_info["session_id"]])
+        principal = self._entrance.listener(request, request.match_info["session_id"])
+        session = await self._entrance.session(request, principal)
+        return await self._stream(request, principal, [session.session_id])
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """All sessions' events."""
-        return await self._stream(request, [protocol.EVERYTHING])
+        principal = self._entrance.listener(request)
+        return await self._stream(request, principal, [protocol.EVERYTHING])
 
-    async def _stream(self, request: web.Request, sessions: list[str]) -> web.StreamResponse:
-        tenant = self.principal(request).tenant
+    async def _stream(
+        self, request: web.Request, principal: Principal, sessions: list[str]
+    ) -> web.StreamResponse:
         selection = _selection(request, sessions)
         since = sse.position(request.headers.get("Last-Event-ID"))
         if since is not None and protocol.EVERYTHING not in sessions and since[0] not in sessions:
             since = None
         try:
-            with self._gateway.stream() as outbox:
-                requests = Requests(self._hub, outbox, tenant)
+            with self._gateway.stream(principal) as outbox:
+                requests = Requests(self._hub, outbox, principal)
                 try:
                     await sse.subscribe(requests, outbox, selection, since)
                     if not outbox.expects:  # over and read to the end: tells EventSource to stop
@@ -203,18 +230,18 @@ class _Door:
                         }
                     )
                     await response.prepare(request)
-                    await sse.run(response, outbox)
+                    await sse.run(response, outbox, self._hub.notices)
                 finally:
                     requests.close()
         except Closing as closing:
-            raise Problem(503, closing.error, closing.reason, {"Retry-After": "3"}) from closing
+            raise _refusal(closing) from closing
         return response
 
     # about
 
     async def policy(self, request: web.Request) -> web.Response:
         """Who may be scored."""
-        self.principal(request)
+        self._entrance.principal(request)
         policy = self._gateway.policy
         if policy is None:
             raise Problem(404, "no_policy", "this process scores nothing; ask the one that does")
@@ -228,18 +255,18 @@ class _Door:
 
     async def models(self, request: web.Request) -> web.Response:
         """The loaded model."""
-        self.principal(request)
+        self._entrance.principal(request)
         model = self._gateway.model
         return _json({"models": [] if model is None else [model]})
 
     async def metrics(self, request: web.Request) -> web.Response:
-        """Numbers for Prometheus."""
-        self.principal(request)
+        """Numbers for Prometheus: free on a machine that is alone, else for admins."""
+        self._entrance.neighbour(request)
         return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     async def config(self, request: web.Request) -> web.Response:
         """What a page needs to connect; the public token only while this machine is alone."""
-        self._check_host(request)
+        self._entrance.check_host(request)
         token = DEV_TOKEN if self._gateway.guard.loopback_only else None
         url = f"{self._events_origin(request)}{protocol.PATH}"
         return _json({"events_url": url, "token": token, "version": self._gateway.version})
@@ -267,27 +294,9 @@ class _Door:
 
     async def page(self, request: web.Request) -> web.StreamResponse:
         """A static file."""
-        self._check_host(request)
+        self._entrance.check_host(request)
         self._learn_port(request)
         return pages.answer(self.files, request.path.lstrip("/"), self._events_origin(request))
-
-    # who asks
-
-    def principal(self, request: web.Request) -> Principal:
-        """Return whose request it is. Raises :class:`Problem` (401)."""
-        self._check_host(request)
-        try:
-            return self._gateway.guard.principal(bearer(request.headers), request.headers)
-        except (Unauthorised, UnicodeError) as error:
-            detail = str(error) if isinstance(error, Unauthorised) else "the token is not text"
-            raise Problem(
-                401, "unauthorised", detail, {"WWW-Authenticate": 'Bearer realm="demeanor"'}
-            ) from error
-
-    def _check_host(self, request: web.Request) -> None:
-        """Refuse names of others that resolve to this machine (DNS rebinding)."""
-        if self._gateway.guard.loopback_only and not is_loopback(_hostname(request)):
-            raise Problem(403, "bad_host", "address this server as localhost or 127.0.0.1")
 
     def _learn_port(self, request: web.Request) -> None:
         bound = request.transport.get_extra_info("sockname") if request.transport else None
@@ -296,16 +305,21 @@ class _Door:
 
     def _events_origin(self, request: web.Request) -> str:
         """Return where the socket is by the name under which the page was asked for."""
-        host = _hostname(request)
+        if self._gateway.settings.public_url is not None:  # behind a proxy, at its own address
+            public = urlsplit(self._gateway.events_url)
+            return f"{public.scheme}://{public.netloc}"
+        host = hostname(request)
         port = urlsplit(self._gateway.events_url).port
-        return f"ws://{f'[{host}]' if ':' in host else host}:{port}"
+        return f"{self._gateway.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _hostname(request: web.Request) -> str:
-    try:
-        return urlsplit(f"//{request.host}").hostname or ""
-    except ValueError:
-        return ""
+def _refusal(closing: Closing) -> Problem:
+    """Return why a stream cannot be opened, as an answer."""
+    statuses = {Code.RATE_LIMITED: 429, Code.FORBIDDEN: 403}
+    wait_s = str(math.ceil((closing.retry_after_ms or 3000) / 1000))
+    status = statuses.get(closing.code, 503)
+    headers = {} if status == 403 else {"Retry-After": wait_s}
+    return Problem(status, closing.error, closing.reason, headers)
 
 
 def _selection(request: web.Request, sessions: list[str]) -> Selection:

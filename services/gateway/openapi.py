@@ -4,25 +4,54 @@ from typing import Any
 
 import msgspec
 
+from services.gateway.tokens import Revocation, Ticket, TicketRequest
 from services.gateway.views import SORTS, Page, SessionView, StateView, Timeline
 from services.problems import CONTENT_TYPE as PROBLEM_TYPE
 from services.problems import Body as ProblemBody
 
 _SECURITY: list[dict[str, list[str]]] = [{"bearer": []}]
+_TICKET: list[dict[str, list[str]]] = [{"bearer": []}, {"ticket": []}]
+_SCHEMES = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": (
+            "Scopes: read:SESSION or read:* to read, ingest:STREAM to publish and to erase one's "
+            "own session, admin for the rest; all of the token's own tenant. 401: no valid token; "
+            "403: not within its scopes; 404: unknown and foreign alike; 429: Retry-After."
+        ),
+    },
+    "ticket": {
+        "type": "apiKey",
+        "in": "query",
+        "name": "ticket",
+        "description": "From POST /v1/tickets: for EventSource, once, within ten seconds.",
+    },
+}
 
 
 def document(version: str) -> dict[str, Any]:
     """Return the description of every address below."""
     _, schemas = msgspec.json.schema_components(
-        [Page, SessionView, StateView, Timeline, ProblemBody],
+        [
+            Page,
+            SessionView,
+            StateView,
+            Timeline,
+            Ticket,
+            TicketRequest,
+            Revocation,
+            ProblemBody,
+        ],
         ref_template="#/components/schemas/{name}",
     )
     return {
         "openapi": "3.1.0",
         "info": {"title": "Demeanor", "version": version},
-        "paths": _sessions() | _streams() | _about(),
+        "paths": _sessions() | _streams() | _tokens() | _about(),
         "components": {
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": _SCHEMES,
             "schemas": schemas,
         },
     }
@@ -63,16 +92,32 @@ def _streams() -> dict[str, Any]:
     filters = [_query("events", "string"), _query("roles", "string"), _query("max_hz", "number")]
     stream = {
         "summary": "Events as they come (SSE)",
-        "security": _SECURITY,
+        "security": _TICKET,
         "parameters": [resume, *filters],
         "responses": {
             "200": {"description": "Events", "content": {"text/event-stream": {}}},
+            "204": {"description": "The session is over and was read to its end"},
             "default": _problem(),
         },
     }
     return {
         "/v1/events": {"get": stream},
         "/v1/sessions/{session_id}/events": {"parameters": [_session_id()], "get": stream},
+    }
+
+
+def _tokens() -> dict[str, Any]:
+    ticket = _json("A ticket for the address of an event stream", "Ticket")
+    ticket["responses"] = {"201": ticket["responses"].pop("200"), **ticket["responses"]}
+    revoke = {
+        "summary": "End a token of one's own tenant, everywhere within five seconds (admin)",
+        "security": _SECURITY,
+        "requestBody": _body("Revocation"),
+        "responses": {"204": {"description": "Revoked"}, "default": _problem()},
+    }
+    return {
+        "/v1/tickets": {"post": {**ticket, "requestBody": _body("TicketRequest")}},
+        "/v1/revocations": {"post": revoke},
     }
 
 
@@ -103,7 +148,11 @@ def _about() -> dict[str, Any]:
     paths["/docs/errors"] = {"get": {"summary": "What error codes mean", "responses": page}}
     text = {"200": {"description": "Metrics", "content": {"text/plain": {}}}}
     paths["/metrics"] = {
-        "get": {"summary": "Prometheus metrics", "security": _SECURITY, "responses": text}
+        "get": {
+            "summary": "Prometheus metrics: free on a machine that is alone, else for admins",
+            "security": [*_SECURITY, {}],
+            "responses": {**text, "default": _problem()},
+        }
     }
     return paths
 
@@ -122,7 +171,12 @@ def _json(
 
 def _any(summary: str) -> dict[str, Any]:
     answer = {"description": summary, "content": {"application/json": {}}}
-    return {"summary": summary, "responses": {"200": answer}}
+    return {"summary": summary, "responses": {"200": answer, "default": _problem()}}
+
+
+def _body(schema: str) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    return {"required": True, "content": content}
 
 
 def _problem() -> dict[str, Any]:

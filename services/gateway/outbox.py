@@ -9,6 +9,8 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+import structlog
+
 from services.gateway.feed import Entry
 from services.gateway.member import Member
 from services.gateway.notices import Notices
@@ -22,6 +24,7 @@ LANE_PATIENCE_S = 5.0
 """How long the lane of events that are never dropped may stay full."""
 _SHARE = 32
 """Records one session may send before the next has its turn."""
+_log = structlog.get_logger(__name__)
 
 
 class Outbox:
@@ -39,6 +42,10 @@ class Outbox:
         """Called when something waits; a sender of its own sets it and may :meth:`wake` later."""
         self.members: dict[str, Member] = {}
         """By session id."""
+        self.tenant: str | None = None
+        """Whose events this connection may get; the first place tells it when nobody did."""
+        self.foreign = 0
+        """Places that were refused or given up because they are another tenant's."""
         self.follows_all = False
         """Whether sessions that start later are joined too."""
         self.closing: Closing | None = None
@@ -79,12 +86,25 @@ class Outbox:
         """Take a place in a feed; an older place in the same feed is given up."""
         session_id = member.feed.session.session_id
         self.leave(session_id)
-        if member.finished:
+        if self.tenant is None:
+            self.tenant = member.feed.session.tenant
+        if member.finished or self._is_foreign(member):
             return
         self.members[session_id] = member
         member.feed.members.add(member)
         if member.cursor < member.feed.last:
             self.ready(member)
+
+    def _is_foreign(self, member: Member) -> bool:
+        """Tell, and note, whether a place is another tenant's: a fault of ours, never of a reader.
+
+        Looked at when a place is taken and again whenever something is sent from it.
+        """
+        foreign = member.feed.session.tenant != self.tenant
+        if foreign:
+            self.foreign += 1
+            _log.error("a place of another tenant was refused")
+        return foreign
 
     def leave(self, session_id: str) -> None:
         """Give up the place in a session's feed."""
@@ -160,7 +180,7 @@ class Outbox:
             return None
         pieces = []
         for member in self._due:
-            piece = member.run()
+            piece = member.run() if member.feed.session.tenant == self.tenant else None
             if piece is None or (limit_bytes := limit_bytes - len(piece)) < 0:
                 return None
             pieces.append(piece)
@@ -187,6 +207,9 @@ class Outbox:
     def _turn(self, member: Member, out: list[bytes | Entry], now_s: float, *, slow: bool) -> int:
         session = member.feed.session.session_id
         if self.members.get(session) is not member:
+            return 0
+        if self._is_foreign(member):
+            self.leave(session)
             return 0
         items, again_s = member.take(now_s, _SHARE, slow=slow)
         size = 0

@@ -187,4 +187,16 @@ def decode(text: str | bytes) -> ClientMessage:
     try:
         return _decoder.decode(text)
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
-        raise Closing(Code.BAD_MESSAGE, "bad_message", str(error)) from error
+        raise Closing(Code.BAD_MESSAGE, "bad_message", in_words(error)) from error
+
+
+def in_words(error: Exception) -> str:
+    """Return what is wrong with a JSON text as one sentence that names the field."""
+    if not isinstance(error, msgspec.ValidationError):
+        return "this is no JSON: send one object, in UTF-8"
+    found, _, path = str(error).partition(" - at `$")
+    words = found[:1].lower() + found[1:].replace("`", "'")
+    field = path.rstrip("`").removeprefix(".").removesuffix("[...]")
+    if field.startswith("key"):
+        return f"a name in the message is wrong: {words}"
+    return f"the field '{field}' is wrong: {words}" if field else f"the message is wrong: {words}"

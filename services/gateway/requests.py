@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from services.auth import Principal
 from services.bus.types import Session
-from services.gateway import protocol
+from services.gateway import access, protocol
 from services.gateway.feed import Feed
 from services.gateway.hub import Hub
 from services.gateway.member import Member
@@ -21,14 +22,27 @@ SUBSCRIPTIONS = 64
 
 
 class Requests:
-    """The requests of one reader of one tenant."""
+    """The requests of one reader, within what its token reads."""
 
-    def __init__(self, hub: Hub, outbox: Outbox, tenant: str) -> None:
+    def __init__(self, hub: Hub, outbox: Outbox, principal: Principal) -> None:
         self._hub = hub
         self._outbox = outbox
-        self._tenant = tenant
+        self._principal = principal
+        self._tenant = principal.tenant
         self._selections: dict[str | None, Selection] = {}
         self._stop_following: dict[str | None, Callable[[], None]] = {}
+
+    def renew(self, principal: Principal) -> None:
+        """Go on with another token. Raises :class:`Closing` (4403) for one that does not fit."""
+        fault = access.successor_fault(
+            self._principal,
+            principal,
+            [member.feed.session for member in self._outbox.members.values()],
+            follows_all=bool(self._stop_following),
+        )
+        if fault is not None:
+            raise Closing(Code.FORBIDDEN, "forbidden", fault)
+        self._principal = principal
 
     def close(self) -> None:
         """Stop following sessions that start."""
@@ -77,8 +91,11 @@ class Requests:
     ) -> tuple[list[Feed], list[str]]:
         """Return the open feeds of a selection and the named sessions that do not exist.
 
-        Nothing is awaited after the last look at the directory: no session slips through.
+        Nothing is awaited after the last look at the directory: no session slips through. Raises
+        :class:`Closing` (4403) when the token does not read what is named.
         """
+        if not access.readable(self._principal):
+            raise Closing(Code.FORBIDDEN, "forbidden", access.NO_SCOPE)
         await self._hub.serve(self._tenant)
         named = dict.fromkeys(
             [*since, *(name for name in selection.sessions if name != EVERYTHING)]
@@ -86,7 +103,7 @@ class Requests:
         sessions: dict[str, Session] = {}
         unknown: list[str] = []
         for session_id in named:
-            session = await self._hub.find(self._tenant, session_id)
+            session = await self._named(session_id)
             if session is None:
                 unknown.append(session_id)
             else:
@@ -96,6 +113,19 @@ class Requests:
             for session in missing:
                 feeds[session.session_id] = await self._hub.feed(session)
         return list(feeds.values()), unknown
+
+    async def _named(self, session_id: str) -> Session | None:
+        """Return a session; None when there is none. Raises :class:`Closing` (4403)."""
+        session = await self._hub.find(self._tenant, session_id)
+        if session is None:
+            known = self._hub.directory.entry(session_id)
+            foreign = known is not None and known.tenant != self._tenant
+            allowed = access.may_name(self._principal, session_id) and not foreign
+        else:
+            allowed = access.reads(self._principal, session)
+        if not allowed:
+            raise Closing(Code.FORBIDDEN, "forbidden", access.NOT_READABLE)
+        return session
 
     def _missing(
         self, selection: Selection, named: dict[str, Session], feeds: dict[str, Feed]
@@ -107,7 +137,9 @@ class Requests:
         return [
             session
             for session in wanted.values()
-            if session.session_id not in feeds and selection.takes_role(session.role)
+            if session.session_id not in feeds
+            and selection.takes_role(session.role)
+            and access.reads(self._principal, session)
         ]
 
     def join(
@@ -132,7 +164,8 @@ class Requests:
 
     def _newcomer(self, feed: Feed, selection: Selection) -> None:
         known = feed.session.session_id in self._outbox.members
-        if not known and selection.takes_role(feed.session.role):
+        readable = access.reads(self._principal, feed.session)
+        if not known and readable and selection.takes_role(feed.session.role):
             self._outbox.join(Member(feed, self._outbox, selection, -1))
 
     def unsubscribe(self, subscription: str | None) -> None:

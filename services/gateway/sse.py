@@ -13,8 +13,9 @@ from aiohttp import web
 
 from services.gateway.feed import Entry, Feed
 from services.gateway.member import Member
+from services.gateway.notices import Notices
 from services.gateway.outbox import Outbox
-from services.gateway.protocol import Selection
+from services.gateway.protocol import Code, Selection
 from services.gateway.requests import Requests
 
 PING_S = 15.0
@@ -49,8 +50,11 @@ async def subscribe(
     requests.join(None, selection, members)
 
 
-async def run(response: web.StreamResponse, outbox: Outbox) -> None:
-    """Send until the reader goes, the server drains or the outbox gives up on the reader."""
+async def run(response: web.StreamResponse, outbox: Outbox, notices: Notices) -> None:
+    """Send until the reader goes, its token ends, the server drains or the outbox gives up on it.
+
+    A reader whose token has ended is told so by a last event: its next request would get a 401.
+    """
     await _write(response, f"retry: {RETRY_MS}\n\n".encode())
     try:
         while outbox.closing is None and outbox.expects:
@@ -61,6 +65,9 @@ async def run(response: web.StreamResponse, outbox: Outbox) -> None:
                 await _write(response, b": ping\n\n")
             while outbox.closing is None and (batch := outbox.take(_TAKE_BYTES)):
                 await _write(response, b"".join(map(_frame, batch)))
+        closing = outbox.closing
+        if closing is not None and closing.code is Code.UNAUTHORISED:
+            await _write(response, _frame(notices.error(closing.error, closing.reason, fatal=True)))
         with contextlib.suppress(ConnectionError):
             await response.write_eof()
     except (ConnectionError, TimeoutError):

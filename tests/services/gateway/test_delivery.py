@@ -90,7 +90,7 @@ async def test_other_tenants_are_invisible(bench):
         await bench.announce("ses_c", tenant="tenant-b", stream="c")
         await bench.publish(scored(1, "ses_b"), key=foreign)
         await reader.send(type="subscribe", id="2", sessions=["ses_b"])
-        assert (await reader.rest())[1] == 4404
+        assert (await reader.rest())[1] == 4403
 
 
 async def test_resume_replays_then_goes_on(bench):
