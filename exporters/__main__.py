@@ -1,4 +1,4 @@
-"""``python -m exporters face|voice|vad|verify``: build the model files, and prove them."""
+"""``python -m exporters face|voice|vad|r1omni|verify``: build the model files, and prove them."""
 
 import argparse
 import importlib
@@ -11,9 +11,10 @@ PARTS = {
     "face": ("exporters.face", "face detector, expression and landmarks from the npm package"),
     "voice": ("exporters.voice", "train and export the voice model"),
     "vad": ("exporters.vad", "Silero VAD from its wheel"),
+    "r1omni": ("exporters.r1omni", "R1-Omni and HumanOmni-0.5B checkpoints for the explain tier"),
     "verify": ("exporters.verify", "prove the built-in models: digests, contracts, golden answers"),
 }
-_PACKAGES = {"torch", "onnx", "onnxruntime", "av"}
+_PACKAGES = {"torch", "onnx", "onnxruntime", "av", "safetensors"}
 """What an exporter may need beyond the product itself."""
 
 
