@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import graphs, hearing, models, quality
+from pipeline import graphs, hearing, modelfile, models, quality
 from pipeline.cache import SessionCache
 from pipeline.errors import ModelRefused, ScoreError, UsageError
 from pipeline.events import LoadedModel
@@ -228,7 +228,7 @@ class OrtScorer:
 def _replacements(device: Device, paths: Sequence[Path]) -> dict[Kind, tuple[Session, bytes]]:
     given: dict[Kind, tuple[Session, bytes]] = {}
     for path in paths:
-        model = _read(path)
+        model = modelfile.read(path)
         session = open_session(model, device=device, file=path.name)
         kind = session.spec.kind
         if kind in given:
@@ -253,13 +253,6 @@ def _compare(session: Session, golden: models.Golden) -> None:
                 f"{session.file} does not give its golden answer '{name}' on this machine: "
                 "reinstall demeanor and ONNX Runtime"
             )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ModelRefused(f"cannot read the model {path}: {error.strerror}") from None
 
 
 def _loaded(

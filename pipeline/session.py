@@ -16,7 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as _errors
 
-from pipeline import onnxfile, spec
+from pipeline import modelfile, onnxfile, spec
 from pipeline.errors import ModelRefused, ProviderMissing, ScoreError, SpecError
 
 Array = NDArray[Any]
@@ -114,18 +114,14 @@ def open_session(
     if isinstance(source, bytes):
         return Session(source, file=file, device=device, threads=threads)
     path = Path(source)
-    try:
-        model = path.read_bytes()
-    except OSError as error:
-        raise ModelRefused(f"cannot read the model {path}: {error.strerror}") from None
-    return Session(model, file=path.name, device=device, threads=threads)
+    return Session(modelfile.read(path), file=path.name, device=device, threads=threads)
 
 
 def _refuse_foreign(contents: onnxfile.Contents, file: str, weights: Path | None) -> None:
     foreign = sorted(contents.domains - _DOMAINS)
     if foreign:
         raise ModelRefused(
-            f"{file} uses operators of {', '.join(foreign)}, which would need foreign code: "
+            f"{file} uses operators of {_some(foreign)}, which would need foreign code: "
             "export it with standard ONNX operators"
         )
     if weights is not None:
@@ -141,7 +137,7 @@ def _refuse_elsewhere(locations: set[str], file: str, weights: Path) -> None:
     """External weights lie in their folder itself, by plain names, and are no links."""
     for name in sorted(locations):
         if Path(name).name != name or (weights / name).is_symlink():
-            raise ModelRefused(f"{file} keeps weights at '{name}', outside its own folder")
+            raise ModelRefused(f"{file} keeps weights at {name[:64]!r}, outside its own folder")
 
 
 def _load(
@@ -179,6 +175,8 @@ def _options(threads: int, weights: Path | None) -> ort.SessionOptions:
     # Shapes vary from run to run: a plan of memory for each of them is kept and never used again.
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.use_env_allocators", "1")
+    # What was examined is what is loaded: bytes can be ONNX and the runtime's own format at once.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     if weights is not None:
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(weights))
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -193,6 +191,11 @@ def _match(side: str, declared: tuple[spec.Tensor, ...], graph: Sequence[Any], f
         raise SpecError(
             f"{file}: the contract declares {side}s {said}, the graph has {has}: export it again"
         )
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first names, cut: they are whatever the file says."""
+    return ", ".join(repr(name[:64]) for name in names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def _first_line(error: Exception) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from pathlib import PurePath
 from typing import Any
 
 import msgspec
@@ -60,12 +61,26 @@ class Golden:
 def manifest() -> Manifest:
     """Return the manifest; raises :class:`ModelRefused` when it is missing or malformed."""
     try:
-        return msgspec.json.decode(path(MANIFEST_FILE).read_bytes(), type=Manifest)
-    except (OSError, msgspec.MsgspecError) as error:
+        return decode(path(MANIFEST_FILE).read_bytes())
+    except (OSError, ValueError) as error:
         raise ModelRefused(
             f"the built-in models' {MANIFEST_FILE} is damaged or missing ({error}): "
             "reinstall demeanor"
         ) from None
+
+
+def decode(manifest: bytes) -> Manifest:
+    """Read a manifest. Raises :class:`ValueError` for anything else, and for a file elsewhere."""
+    read = msgspec.json.decode(manifest, type=Manifest)
+    for each in read.models.values():
+        if PurePath(each.file).name != each.file:
+            raise ValueError(f"'{each.file}' is no plain file name")
+    return read
+
+
+def is_what_it_was(entry: Entry, found: bytes) -> bool:
+    """Tell whether ``found`` are the very bytes that ``entry`` records."""
+    return len(found) == entry.bytes and hashlib.sha256(found).hexdigest() == entry.sha256
 
 
 def path(file: str) -> Traversable:
@@ -95,8 +110,8 @@ def verified_bytes(name: str) -> bytes:
             f"the built-in model {wanted.file} cannot be read ({error.strerror}): "
             "reinstall demeanor"
         ) from None
-    digest = hashlib.sha256(found).hexdigest()
-    if digest != wanted.sha256:
+    if not is_what_it_was(wanted, found):
+        digest = hashlib.sha256(found).hexdigest()
         raise ModelRefused(
             f"the built-in model {wanted.file} is damaged: its SHA-256 is {digest}, the manifest "
             f"says {wanted.sha256}; reinstall demeanor"

@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from pipeline.errors import DemeanorError, ModelError, SpecError, UsageError
+from pipeline.errors import DemeanorError, ModelError, PolicyRefused, SpecError, UsageError
 from services.bus.runtime import AlreadyRunning
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+
+_LONGEST = 2000
 
 
 class Exit(IntEnum):
@@ -43,7 +46,7 @@ def code_of(error: Exception) -> Exit:
         return Exit.ALREADY_RUNNING
     if isinstance(error, (ModelError, SpecError)):
         return Exit.MODEL_REFUSED
-    if isinstance(error, (UsageError, ValidationError)):
+    if isinstance(error, (UsageError, ValidationError, PolicyRefused)):
         return Exit.USAGE
     return Exit.FAILED
 
@@ -63,7 +66,9 @@ def sentence(error: Exception) -> str:
     """Return the error as one line for the person who can mend it."""
     if isinstance(error, ValidationError):
         return _of_setting(error.errors()[0])
-    return " ".join(str(error).split())
+    line = " ".join(str(error).split())
+    # It may quote a file or a peer: no colours, no cursor moves, no screenful.
+    return "".join(letter if letter.isprintable() else "?" for letter in line)[:_LONGEST]
 
 
 def _of_setting(found: "ErrorDetails") -> str:
