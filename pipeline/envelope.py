@@ -20,13 +20,15 @@ class Stamp(TypedDict):
     seq: int
     ts: str
     participant_id: str | None
+    policy: str | None
 
 
 class Envelopes:
     """Hands out the envelopes of one session, each ``seq`` once and without a hole."""
 
-    def __init__(self, session_id: str) -> None:
+    def __init__(self, session_id: str, policy: str | None = None) -> None:
         self._session_id = session_id
+        self._policy = policy
         self.next_seq = 0
 
     def stamp(self, wall_ms: int, participant_id: str | None) -> Stamp:
@@ -38,6 +40,7 @@ class Envelopes:
             seq=seq,
             ts=events.timestamp(wall_ms),
             participant_id=participant_id,
+            policy=self._policy,
         )
 
 

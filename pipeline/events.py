@@ -47,6 +47,7 @@ EvidenceReason = Literal[
     "frozen",
     "blurred",
     "multiple_faces",
+    "overload",
 ]
 EndReason = Literal[
     "publisher_left",
@@ -217,6 +218,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     seq: int | None
     ts: str
     participant_id: str | None
+    policy: str | None = None
+    """Policy in force when the session began: jurisdiction and first digits of its hash."""
 
 
 class SessionStarted(Event, frozen=True, kw_only=True, tag="session.started"):

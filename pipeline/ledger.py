@@ -43,6 +43,8 @@ class Entry:
     evidence: EvidenceSet
     """What can be said without a model."""
     answer: Answer | None = None
+    degraded: tuple[str, ...] = ()
+    """What was left out of it for lack of time (wire field ``degraded``)."""
 
 
 class Ledger:
@@ -61,13 +63,14 @@ class Ledger:
         """Windows cut that did not leave yet."""
         return len(self._entries)
 
-    def add(self, window: Window) -> None:
+    def add(self, window: Window, degraded: tuple[str, ...] = ()) -> None:
         """Enter a window. Raises :class:`ValueError` unless indices grow."""
         if window.index < self._next:
             raise ValueError(f"window {window.index} after window {self._next - 1}")
         self._next = window.index + 1
         self.cut += 1
-        self._entries[window.index] = Entry(window.index, window.start, window.end, unread(window))
+        entry = Entry(window.index, window.start, window.end, unread(window), degraded=degraded)
+        self._entries[window.index] = entry
 
     def overdue(self) -> Entry | None:
         """Return the window to give up now because the book is full, or None."""
@@ -87,6 +90,12 @@ class Ledger:
     def unanswered(self) -> list[int]:
         """Return the indices that wait for an answer, oldest first."""
         return [entry.index for entry in self._entries.values() if entry.answer is None]
+
+    def reopened(self) -> list[int]:
+        """Forget every answer that has not left; return the indices that wait, oldest first."""
+        for entry in self._entries.values():
+            entry.answer = None
+        return self.unanswered()
 
     def leave(self) -> Iterator[tuple[Entry, Answer]]:
         """Take out, oldest first, the windows that have an answer and none open before them."""

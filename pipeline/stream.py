@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from pipeline import envelope, events, types
 from pipeline.alerts import Alerts
 from pipeline.envelope import DIGITS, Envelopes, Stamp
@@ -25,6 +27,7 @@ from pipeline.types import SLOT_TICKS, TICKS_PER_MS, WINDOW_TICKS, Outcome, Skip
 __all__ = ["Facts", "Stream", "StreamSettings", "Timing"]
 
 PARTICIPANT = "p1"
+NOT_LOOKED_AT = events.Evidence(used=False, quality=None, reason="overload")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class Facts:
     source: events.Source
     meta: dict[str, str]
     model: events.LoadedModel
+    policy: str | None = None
+    """:attr:`pipeline.policy.Policy.tag` of the policy that decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,7 @@ class Stream:
         self.ended = False
         self._ledger = Ledger(self.settings.max_in_flight)
         self._person = Person(self.settings.person)
-        self._envelopes = Envelopes(facts.session_id)
+        self._envelopes = Envelopes(facts.session_id, facts.policy)
         self._gaps = 0
         self._alerts = Alerts(
             facts.session_id, PARTICIPANT, self.settings.person.frustration.high, self._envelopes
@@ -131,14 +136,14 @@ class Stream:
             )
         ]
 
-    def cut(self, window: types.Window) -> None:
-        """Enter a window that was just cut.
+    def cut(self, window: types.Window, degraded: tuple[str, ...] = ()) -> None:
+        """Enter a window that was just cut; ``degraded`` names what was left out of it.
 
         Raises :class:`ValueError` unless indices grow, and after the end.
         """
         if self.ended:
             raise ValueError(f"window {window.index} was cut after the session's end")
-        self._ledger.add(window)
+        self._ledger.add(window, degraded)
         self._end_ms = max(self._end_ms, window.end // TICKS_PER_MS)
 
     def resolve(
@@ -157,6 +162,15 @@ class Stream:
             self._give_up(entry.index, "unanswered", wall_ms)
             leaving += self._leave(wall_ms)
         return leaving
+
+    def void(self, reason: SkipReason, wall_ms: int) -> list[events.Event]:
+        """Skip everything in flight for ``reason``, whatever was answered; return the events.
+
+        Nothing scored leaves after this for a window that was cut before it.
+        """
+        for index in self._ledger.reopened():
+            self._give_up(index, reason, wall_ms)
+        return self._leave(wall_ms)
 
     def gap(self, gap: types.Gap, wall_ms: int) -> list[events.Event]:
         """Return the event for media time with nothing to score; none after the end."""
@@ -251,6 +265,9 @@ class Stream:
         self, entry: Entry, judged: Judged, timing: Timing, age_ms: int, wall_ms: int
     ) -> list[events.Event]:
         self.scored += 1
+        evidence = judged.evidence
+        if "audio_only" in entry.degraded:
+            evidence = msgspec.structs.replace(evidence, video=NOT_LOOKED_AT)
         self._used["audio"] += judged.evidence.audio.used
         self._used["video"] += judged.evidence.video.used
         self._state = judged.state
@@ -269,12 +286,12 @@ class Stream:
             frustration=judged.frustration,
             state=judged.state,
             confidence=round(judged.confidence, DIGITS),
-            evidence=judged.evidence,
+            evidence=evidence,
             model=events.Model(self.facts.model.id, self.facts.model.version),
             timing=events.Timing(age_ms, timing.queue_ms, timing.score_ms),
             faces=envelope.faces(judged.frames, judged.speaking, self.settings.max_faces),
             reason=sentence(judged.found),
-            degraded=["late"] if age_ms > self.settings.late_ms else [],
+            degraded=[*entry.degraded, *(["late"] if age_ms > self.settings.late_ms else [])],
         )
         return [scored, *self._changes(judged.changes, wall_ms)]
 
@@ -282,7 +299,7 @@ class Stream:
         return [event for change in changes for event in self._alerts.written(change, wall_ms)]
 
     def _coverage(self, kind: types.Kind) -> float | None:
-        if kind not in self.facts.tracks:
+        if kind not in self.facts.tracks or not self.facts.scored:
             return None
         return round(self._used[kind] / max(1, self._ledger.cut), DIGITS)
 

@@ -14,10 +14,10 @@ import msgspec
 import numpy as np
 
 from pipeline.errors import DemeanorError
-from pipeline.policy import Policy
 from pipeline.scorer import OrtScorer
 from pipeline.types import LEAD_TICKS, SLOT_TICKS, WINDOW_SLOTS, WINDOW_TICKS, Batch, Job, Window
 from pipeline.types import VideoFrame as Frame
+from services import policing
 from services.bus.open import open_bus
 from services.ingest import selftest
 from services.settings import Settings
@@ -158,9 +158,10 @@ async def _limits(_: Settings) -> Finding:
 
 
 async def _policy(settings: Settings) -> Finding:
-    policy = Policy(settings.score_roles)
+    policy = policing.load(settings)
     roles = ", ".join(policy.score_roles)
     text = (
-        f"{policy.jurisdiction}: roles {roles} are scored, no media is kept, scores for two minutes"
+        f"{policy.tag}: roles {roles} are scored, consent is {policy.consent.replace('_', ' ')}, "
+        f"no media is kept, scores for {policy.retention_s} s"
     )
     return Finding("policy", "ok", text)

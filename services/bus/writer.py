@@ -101,6 +101,10 @@ class StreamWriter:
             self._ring.put(event, now_s)
         self._wake.set()
 
+    def erase(self) -> None:
+        """Erase the session's records when closing: the owner must end it now."""
+        self._erase_asked()
+
     async def close(self) -> None:
         """Write out what is held within :data:`CLOSE_S`, mark the session ended, stop."""
         self._closing = True
@@ -237,6 +241,9 @@ class StreamWriter:
             raise
 
     async def _end(self) -> None:
+        entry = await self._bus.lookup(self._session.session_id)
+        if entry is not None and entry.erase:
+            self._erase_asked()  # after the last renewal, or in place of one
         if self.stopped == "erased":
             await self._bus.erase_session(self._key, self._session.epoch)
         ended = msgspec.structs.replace(

@@ -47,6 +47,7 @@ def run(
 
     Exit codes: 0 done, 1 failed, 2 wrong use, 3 no evidence in any window, 78 model refused.
     """
+    from services import policing
     from services.settings import load
 
     with guarded():
@@ -61,7 +62,7 @@ def run(
             role=role,
             model=settings.model,
             device=settings.device,
-            score_roles=settings.score_roles,
+            policy=policing.load(settings),
             shown="json" if json else "panel" if panel else "lines",
         )
         raise SystemExit(asyncio.run(score(order)))

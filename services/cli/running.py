@@ -19,9 +19,9 @@ from pipeline.errors import DemeanorError, PolicyRefused, UsageError
 from pipeline.events import Event, LoadedModel, Role, WindowScored
 from pipeline.events import Source as WireSource
 from pipeline.ids import ulid
-from pipeline.policy import ROLES, Policy
+from pipeline.policy import ROLES, Case, Policy
 from pipeline.scorer import OrtScorer
-from pipeline.stream import Facts
+from pipeline.stream import Facts, StreamSettings
 from pipeline.types import TICKS_PER_S
 from services.cli.exits import Exit, complain
 from services.cli.screens import Closing, JsonSteps, Lines, Panel, Progress, Screen
@@ -31,6 +31,7 @@ from services.ingest.play import play
 from services.ingest.session import Session
 from services.ingest.sink import JsonlSink
 from services.ingest.source import Source
+from services.policing import person_settings
 from services.scorer.loop import ScoringLoop
 
 _SCREENS: dict[str, type[Panel | Lines | JsonSteps]] = {
@@ -49,7 +50,7 @@ class Order:
     role: str
     model: tuple[Path, ...]
     device: Literal["cpu", "cuda"]
-    score_roles: tuple[str, ...]
+    policy: Policy
     shown: Literal["panel", "lines", "json"]
 
 
@@ -59,6 +60,7 @@ class Workplace:
 
     out: Path
     role: Role
+    policy: Policy
     scoring: ScoringLoop
     loaded: LoadedModel
     clock: Clock
@@ -80,7 +82,9 @@ async def score(order: Order) -> Exit:
     clock, stop = SystemClock(), Stop()
     with stop.on_signals(), _SCREENS[order.shown]() as screen:
         async with ScoringLoop(scorer, clock) as scoring:
-            place = Workplace(order.out, role, scoring, scorer.loaded, clock, screen, stop)
+            place = Workplace(
+                order.out, role, order.policy, scoring, scorer.loaded, clock, screen, stop
+            )
             return await _each(place, places)
 
 
@@ -116,7 +120,12 @@ async def _one(work: Workplace, place: Address) -> Exit:
     work.screen.begin(name)
     shown = Shown(_opened(unfinished), work.screen)
     session = Session(
-        _facts(work, source), scoring=work.scoring, sink=shown, clock=work.clock, live=place.live
+        _facts(work, source),
+        scoring=work.scoring,
+        sink=shown,
+        clock=work.clock,
+        live=place.live,
+        settings=StreamSettings(person=person_settings(work.policy)),
     )
     try:
         await play(source, session, lambda: work.screen.progress(pace.progress()))
@@ -184,6 +193,10 @@ class Shown:
             self.scored += isinstance(event, WindowScored)
             self._screen.event(event)
 
+    def erase(self) -> None:
+        """Leave nothing in the file."""
+        self._file.erase()
+
     async def close(self) -> None:
         """Close the file. Raises :class:`Unwritten`."""
         try:
@@ -226,7 +239,8 @@ def _allowed(order: Order) -> Role:
     """Return the role if the policy lets it be scored; nothing is opened before."""
     for role in ROLES:
         if role == order.role:
-            decision = Policy(order.score_roles).decide(role)
+            # Who runs this holds the recording: that the person agreed is theirs to answer for.
+            decision = order.policy.decide(Case(role, own=True))
             if not decision.scored:
                 raise PolicyRefused(decision.sentence)
             return role
@@ -266,4 +280,5 @@ def _facts(work: Workplace, source: Source) -> Facts:
         source=WireSource(kind=source.address.kind),
         meta={},
         model=work.loaded,
+        policy=work.policy.tag,
     )

@@ -19,17 +19,23 @@ from pipeline.types import Kind
 from services.clock import Clock
 from services.ingest.collector import BOUND, Collector, Encoded
 from services.ingest.decoding import Decoding
-from services.ingest.ice import RECEIVE_PACKETS, Ports
+from services.ingest.gate import Rate
+from services.ingest.ice import RECEIVE_PACKETS, SOCKET_BYTES, Ports
 from services.ingest.layers import LayerFilter
 from services.ingest.packets import CAPACITY, Frame
 from services.ingest.peer import Callbacks, Peer
+from services.ingest.rates import TokenBucket
 from services.ingest.sdp import Offer
 from services.ingest.session import Session
+from services.ingest.shapes import ShapeWatch
 from services.ingest.sink import Stop
 from services.queues import Registered, Registry
 
 HANDSHAKE_S: Final = 10
 """A publisher that is not connected this long after its POST is let go."""
+FRAMES_PER_S: Final = 72
+"""Pictures a second that are decoded: 60, and some wavering. Small ones cost a publisher nothing
+to send and everybody else the decoder."""
 MAX_OVERSIZED: Final = 3
 """Frames in a row that are too large to decode before the session ends (``bad_media``)."""
 
@@ -50,6 +56,8 @@ class Statistics:
     """Packets and frames that were not taken, by reason."""
     undecoded: int
     """Frames of higher temporal layers that no window needed."""
+    decoded: int
+    """Batches of frames that went to the decoder."""
     jumps: int
 
 
@@ -66,6 +74,7 @@ class Publication:
         decoding: Decoding,
         queues: Registry,
         clock: Clock,
+        rate: Rate | None = None,
     ) -> None:
         self.offer = offer
         self.finished = asyncio.Event()
@@ -86,15 +95,20 @@ class Publication:
         self._oversized = 0
         self._oversized_in_a_row = 0
         self._jumps = 0
+        self._refused: Counter[str] = Counter()
+        self._shapes = ShapeWatch()
+        self._pace = TokenBucket(FRAMES_PER_S, 2 * FRAMES_PER_S)
         self._layers = LayerFilter()
         self._undecoded = 0
+        self._decoded = 0
         self._peer = Peer(
             offer,
-            Callbacks(self._frame, self._report, self._on_connected, self._on_closed),
+            Callbacks(self._frame, self._report, self._on_connected, self._on_closed, self._passes),
             ports=ports,
             addresses=addresses,
             ice_servers=ice_servers,
             now=clock.monotonic_s,
+            rate=rate,
         )
         self._queues = self._register(queues)
 
@@ -122,6 +136,7 @@ class Publication:
     def attach(self, session: Session) -> None:
         """Name the session that media goes to."""
         self._session = session
+        self._decoding.watch(session.session_id, self._peer.damaged)
 
     def stop(self, reason: EndReason) -> None:
         """Ask for the end; the first reason counts. :attr:`finished` tells when it is done."""
@@ -133,12 +148,27 @@ class Publication:
         """Ask for the end because the sink wants it."""
         self.stop("owner_lost" if why == "fenced" else "deleted")
 
+    def obey(self, *, consent: str | None, scoring: bool) -> None:
+        """Take what was ordered about consent (None: nothing) and about scoring."""
+        if self._session is None:
+            return
+        gate = self._session.gate
+        consented = gate.consented(consent)
+        if consented and gate.consent == "withdrawn":
+            self.stop("policy")
+            self._session.erase()
+        elif consented:
+            self._peer.damaged()
+        if gate.switched(on=scoring) or consented:
+            self._session.halt()
+
     def check(self) -> None:
         """Watch over deadlines; call about once a second."""
         now_s = self._clock.monotonic_s()
         late = self.half_open and now_s - self._made_s >= HANDSHAKE_S
         if late or self.session.check():
             self.stop("timeout")
+        self._peer.gathering.buffers.note()
         if self._collector.due(now_s):
             self._due.set()
 
@@ -166,8 +196,14 @@ class Publication:
         return Statistics(
             corrupt=dict(self._corrupt),
             oversized=self._oversized,
-            lost=dict(self._peer.lost() + self._peer.gathering.dropped + self._collector.dropped),
+            lost=dict(
+                self._lost()
+                + self._peer.gathering.refused
+                + self._peer.gathering.buffers.dropped
+                + self._collector.dropped
+            ),
             undecoded=self._undecoded,
+            decoded=self._decoded,
             jumps=self._jumps,
         )
 
@@ -189,14 +225,21 @@ class Publication:
             return
         arrived_s = self._collector.arrived_s
         batch = self._collector.take()
+        if not self.session.gate.opens:
+            return
+        self._decoded += 1
         decoded = await self._decoding.decode(self.session.session_id, batch)
         self._corrupt["audio"] += decoded.corrupt_audio
         self._corrupt["video"] += decoded.corrupt_video
         self._oversized += decoded.oversized
-        if decoded.corrupt_video or decoded.oversized:
+        if decoded.corrupt_video or decoded.oversized or decoded.lost:
             self._peer.damaged()
         self._judge_sizes(batch, decoded.oversized)
         self.session.feed(decoded.items, arrived_s)
+        if decoded.lost:
+            self.session.lose(decoded.lost, arrived_s)
+        if decoded.hostile:
+            self.stop("bad_media")
 
     def _judge_sizes(self, batch: Sequence[Encoded], oversized: int) -> None:
         if oversized:
@@ -207,12 +250,15 @@ class Publication:
             self.stop("bad_media")
 
     def _frame(self, kind: Kind, codec: str, clock_hz: int, frame: Frame) -> None:
-        if self._session is None or self._reason is not None:
+        if self._session is None or self._reason is not None or not self._session.gate.opens:
             return
         now_s = self._heard_s = self._clock.monotonic_s()
         if self._rates_hz.get(kind) != clock_hz:
             self._rates_hz[kind] = clock_hz
             self._media.add(kind, clock_hz)
+        if kind == "video" and not self._welcome(codec, frame, now_s):
+            self._peer.damaged()
+            return
         self._session.begin()
         tick = self._media.tick(kind, frame.timestamp, now_s)
         needed = kind == "audio" or self._needs(frame)
@@ -223,6 +269,16 @@ class Publication:
         if self._collector.due(now_s):
             self._due.set()
 
+    def _welcome(self, codec: str, frame: Frame, now_s: float) -> bool:
+        """Refuse pictures that come, or change their size, faster than any camera's."""
+        if not self._pace.take(now_s):
+            self._refused["too_many_frames"] += 1
+            return False
+        if not self._shapes.accepts(codec, frame, now_s):
+            self._refused["size_changes"] += 1
+            return False
+        return True
+
     def _needs(self, frame: Frame) -> bool:
         skipped_before = self._layers.skipping
         needed = self._layers.needs(frame.layer, frame.timestamp)
@@ -230,6 +286,15 @@ class Publication:
             self._peer.damaged()
         self._undecoded += not needed
         return needed
+
+    def _passes(self) -> bool:
+        """Tell whether a packet may be kept at all; whoever is not looked at is still alive."""
+        if self._session is None or self._session.gate.passes():
+            return True
+        self._heard_s = self._clock.monotonic_s()
+        if self._reason is None:
+            self._session.unseen()
+        return False
 
     def _report(self, kind: Kind, rtp: int, ntp: int) -> None:
         if kind not in self._rates_hz:
@@ -254,7 +319,7 @@ class Publication:
                 unit="packets",
                 rule="drop_newest",
                 depth=lambda: self._peer.gathering.waiting,
-                dropped=lambda: self._peer.gathering.dropped,
+                dropped=lambda: self._peer.gathering.refused,
             ),
             queues.add(
                 "assembler",
@@ -262,7 +327,15 @@ class Publication:
                 unit="packets",
                 rule="drop_oldest",
                 depth=lambda: self._peer.waiting,
-                dropped=self._peer.lost,
+                dropped=self._lost,
+            ),
+            queues.add(
+                "udp_socket",
+                bound=SOCKET_BYTES,
+                unit="bytes",
+                rule="drop_newest",
+                depth=lambda: self._peer.gathering.buffers.waiting_bytes,
+                dropped=lambda: self._peer.gathering.buffers.dropped,
             ),
             queues.add(
                 "encoded",
@@ -273,6 +346,9 @@ class Publication:
                 dropped=lambda: self._collector.dropped,
             ),
         ]
+
+    def _lost(self) -> Counter[str]:
+        return self._peer.lost() + self._refused
 
     def _unregister(self) -> None:
         for queue in self._queues:

@@ -6,16 +6,18 @@ no clock but the one it is given and starts no task; whoever made it calls :meth
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol, cast
 
-from pipeline.errors import PolicyRefused
+from pipeline.degrade import Rung, Treated, treat
 from pipeline.events import EndReason, Event
-from pipeline.stream import Facts, Stream, Timing
+from pipeline.policy import Decision, Gate, WhyNot
+from pipeline.stream import Facts, Stream, StreamSettings, Timing
 from pipeline.types import (
     TICKS_PER_MS,
     TICKS_PER_S,
+    WINDOW_TICKS,
     AudioChunk,
     Gap,
     Job,
@@ -91,30 +93,35 @@ class Session:
         clock: Clock,
         live: bool,
         patience_ticks: int = PATIENCE_TICKS,
+        gate: Gate | None = None,
+        settings: StreamSettings | None = None,
+        rung: Callable[[], Rung] = lambda: Rung.FULL,
     ) -> None:
         """Make the owner; nothing is said before the first media, or the end.
 
         ``patience_ticks`` is how far one track may run ahead of the other before windows stop
-        waiting (loosely interleaved files want more). Raises
-        :class:`~pipeline.errors.PolicyRefused` when the role may not be scored.
+        waiting (loosely interleaved files want more). While
+        ``gate`` is shut media is ignored and no window is cut; without one it is as open as
+        ``facts`` say. ``rung`` tells how much of live windows to give up (:mod:`pipeline.degrade`).
         """
-        if not facts.scored:
-            raise PolicyRefused(f"the policy does not let the role '{facts.role}' be scored")
         self.facts = facts
+        self._rung = rung
+        self.gate = gate or _gate_of(facts)
         self._scoring = scoring
         self._sink = sink
         self._clock = clock
         self._live = live
-        self._stream = Stream(facts)
+        self._stream = Stream(facts, settings)
         self._windower = Windower(
             audio="audio" in facts.tracks,
             video="video" in facts.tracks,
             patience_ticks=patience_ticks,
         )
         self._state: State = "new"
-        self._heard_s = clock.monotonic_s()
+        self._began_s = self._heard_s = clock.monotonic_s()
         self._silence_told = False
         self._books = _Books()
+        self._lost: dict[Kind, tuple[int, int]] = {}
         self._answered = asyncio.Event()
         self._over = asyncio.Event()
 
@@ -131,29 +138,66 @@ class Session:
         """
         if self._state == "new":
             self._state = "live"
+            self._began_s = self._clock.monotonic_s()
+            scored = self.gate.opens
+            why_not = None if scored else self.facts.why_not or "policy_consent"
+            self._stream.facts = replace(self.facts, scored=scored, why_not=why_not)
             self._put(self._stream.start(self._clock.wall_ms()))
+
+    def unseen(self) -> None:
+        """Note that media arrived and was dropped at the gate: the publisher is not silent.
+
+        A session whose media will never pass begins with it; one that waits for consent says
+        nothing before that.
+        """
+        self._heard_s = self._clock.monotonic_s()
+        if not self.gate.asks and self.gate.consent != "withdrawn":
+            self.begin()
+
+    def halt(self) -> None:
+        """Skip whatever is in flight, if the gate now says so: consent withdrawn, scoring off."""
+        reason = self.gate.skips
+        if reason is not None and self._state in ("live", "ending"):
+            self._put(self._stream.void(reason, self._clock.wall_ms()))
+            self._answered.set()
+
+    def erase(self) -> None:
+        """Have everything that was written of this session erased when it ends."""
+        self._sink.erase()
 
     def feed(self, items: Iterable[Item], arrived_s: float | None = None) -> None:
         """Take live media and submit every window it completes; never blocks.
 
         ``arrived_s`` is the monotonic time at which the newest of it came in. Media for a session
-        that is ending is ignored.
+        that is ending, or behind a shut gate, is ignored.
         """
-        if self._state in ("ending", "ended"):
+        if self._state in ("ending", "ended") or not self.gate.opens:
             return
         for due in self._take_in(items, arrived_s):
             self._dispatch(due)
 
+    def lose(self, spans: Mapping[Kind, tuple[int, int]], arrived_s: float | None = None) -> None:
+        """Note live media that the decoder lost, by track: windows wait for it no longer.
+
+        A window that has nothing else is skipped as ``decoder_crash``.
+        """
+        for kind, (start, end) in spans.items():
+            first, last = self._lost.get(kind, (start, end))
+            if start > last + WINDOW_TICKS:
+                first = start
+            self._lost[kind] = min(first, start), max(last, end)
+        self.feed([Reached(kind, end) for kind, (_, end) in spans.items()], arrived_s)
+
     async def feed_all(self, items: Iterable[Item]) -> None:
         """Take media of a file and wait until every window it completes has left as an event."""
-        if self._state in ("ending", "ended"):
+        if self._state in ("ending", "ended") or not self.gate.opens:
             return
         for due in self._take_in(items, None):
             await self._settle(due)
 
     def gap(self, gap: Gap) -> None:
         """Announce a stretch without media that was found elsewhere (``clock_jump``)."""
-        if self._state in ("new", "live"):
+        if self._state in ("new", "live") and self.gate.opens:
             self.begin()
             self._dispatch(gap)
 
@@ -184,7 +228,7 @@ class Session:
         self._state = "ending"
         try:
             await self._settle_rest()
-            duration_ms = self._books.end // TICKS_PER_MS
+            duration_ms = self._duration_ms()
             self._put(self._stream.end(reason, self._clock.wall_ms(), duration_ms))
         finally:
             self._state = "ended"
@@ -236,21 +280,41 @@ class Session:
         self._books.newest[kind] = max(self._books.newest.get(kind, 0), tick)
         self._books.end = max(self._books.end, tick)
 
-    def _job(self, window: Window) -> Job:
-        self._stream.cut(window)
-        return Job(self.session_id, window, self._heard_s, self._clock.monotonic_s())
+    def _job(self, window: Window, treated: Treated | None = None) -> Job:
+        self._stream.cut(window, treated.degraded if treated else ())
+        seen = treated.window if treated else window
+        return Job(self.session_id, seen, self._heard_s, self._clock.monotonic_s())
 
     def _dispatch(self, due: Window | Gap) -> None:
         if isinstance(due, Window):
-            self._scoring.submit(self._job(due), self._scored)
+            treated = treat(due, self._rung())
+            job, reason = self._job(due, treated), self.gate.skips
+            lost = self._all_lost(due)
+            if reason is None and (treated is None or lost):
+                age_ms = round((self._clock.monotonic_s() - job.arrived_s) * 1000)
+                why: SkipReason = "decoder_crash" if lost else "overload"
+                self._scored(job, why, Timing(age_ms=max(age_ms, 0)))
+            elif reason is None:
+                self._scoring.submit(job, self._scored)
+            else:
+                self._scored(job, reason, Timing())
         else:
             self._announce(due)
 
+    def _all_lost(self, window: Window) -> bool:
+        """Tell whether a window has no media because the decoder lost it."""
+        if any(window.audio_coverage) or window.frames:
+            return False
+        spans = self._lost.values()
+        return any(start < window.end and end > window.start for start, end in spans)
+
     async def _settle(self, due: Window | Gap) -> None:
         if isinstance(due, Window):
-            job = self._job(due)
-            result, timing = await self._scoring.score(job)
-            self._scored(job, result, timing)
+            job, reason = self._job(due), self.gate.skips
+            if reason is None:
+                self._scored(job, *await self._scoring.score(job))
+            else:
+                self._scored(job, reason, Timing())
         else:
             self._announce(due)
 
@@ -259,7 +323,7 @@ class Session:
         self._put(self._stream.gap(gap, self._clock.wall_ms()))
 
     async def _settle_rest(self) -> None:
-        for due in self._windower.finish():
+        for due in self._windower.finish() if self.gate.opens else ():
             if self._live:
                 self._dispatch(due)
             else:
@@ -275,10 +339,21 @@ class Session:
     def _scored(self, job: Job, result: Result, timing: Timing) -> None:
         if self._state == "ended":
             return
+        result = self.gate.skips or result
         self._put(self._stream.resolve(job.window.index, result, timing, self._clock.wall_ms()))
         self._answered.set()
+
+    def _duration_ms(self) -> int:
+        """Return the length of the media; unseen media is as long as it took."""
+        if self._stream.facts.scored:
+            return self._books.end // TICKS_PER_MS
+        return round((self._heard_s - self._began_s) * 1000) if self._heard_s > self._began_s else 0
 
     def _put(self, events: list[Event]) -> None:
         self._books.events += len(events)
         if events:
             self._sink.put(events)
+
+
+def _gate_of(facts: Facts) -> Gate:
+    return Gate(Decision(facts.scored, cast("WhyNot | None", facts.why_not), ""))

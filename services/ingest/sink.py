@@ -21,6 +21,9 @@ class EventSink(Protocol):
     def put(self, events: Sequence[Event]) -> None:
         """Take events in order of ``seq``; bounded, never blocks, never raises for an outage."""
 
+    def erase(self) -> None:
+        """Erase everything that was put, and will be, when closing; may be called twice."""
+
     async def close(self) -> None:
         """Write out what is held, then let go of everything; called once, after the last event."""
 
@@ -67,12 +70,19 @@ class JsonlSink:
     def __init__(self, path: Path) -> None:
         """Create or empty ``path``. Raises :class:`OSError` when that is not possible."""
         self._file = path.open("wb")
+        self._erased = False
 
     def put(self, events: Sequence[Event]) -> None:
         """Append events. Raises :class:`OSError` when the disk is full: a file must be whole."""
         for event in events:
             self._file.write(encode(event) + b"\n")
 
+    def erase(self) -> None:
+        """Leave the file empty when closing."""
+        self._erased = True
+
     async def close(self) -> None:
         """Flush and close the file."""
+        if self._erased:
+            self._file.truncate(0)
         self._file.close()

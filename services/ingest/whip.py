@@ -8,34 +8,43 @@ never disturb another session.
 import asyncio
 import re
 import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
 
+from pipeline.degrade import Rung
 from pipeline.events import LoadedModel, Source
 from pipeline.ids import ENTROPY_BYTES, ulid
-from pipeline.policy import Policy
-from pipeline.stream import Facts
+from pipeline.policy import Decision, Gate, Policy
+from pipeline.stream import Facts, StreamSettings
+from services.audit import SILENT, Audit
 from services.auth import Guard, Principal
 from services.clock import Clock
+from services.ingest.admission import Admission, busy
 from services.ingest.decoding import Decoding
+from services.ingest.gate import Rate
 from services.ingest.ice import NoPort, Ports, offered_addresses
+from services.ingest.limits import Limits, Refused
 from services.ingest.publication import Publication
 from services.ingest.sdp import OfferRefused, parse, parse_fragment
 from services.ingest.session import Scoring, Session
 from services.ingest.sink import Opening, OpenSink
+from services.ingest.tenure import Over, Tenure
+from services.orders import Orders
+from services.policing import case_of, person_settings, scoring_on
 from services.problems import Problem
 from services.queues import Registry
 from services.settings import Settings
+from services.tasks import cancelled
 
 STREAM_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 CHECK_S: Final = 1.0
 """How often deadlines are looked at."""
 DELETE_S: Final = 15.0
 """How long a DELETE may wait until everything is freed."""
-_RETRY_S: Final = (3, 4, 5, 6, 7, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +81,18 @@ class Statistics:
     accepted: int
     refused: dict[str, int]
     close_timeouts: int
+    untenured: dict[Over, int]
+    """Sessions that ended because of their token."""
 
 
 @dataclass(slots=True)
 class _Resource:
     tenant: str
     stream: str
+    token_id: str
     etag: str
     publication: Publication
+    tenure: Tenure
 
 
 @dataclass(slots=True)
@@ -87,6 +100,7 @@ class _Counters:
     accepted: int = 0
     refused: dict[str, int] = field(default_factory=dict)
     close_timeouts: int = 0
+    untenured: Counter[Over] = field(default_factory=Counter)
 
 
 class Whip:
@@ -104,33 +118,59 @@ class Whip:
         clock: Clock,
         events_url: Callable[[str], str],
         queues: Registry | None = None,
+        orders: Orders | None = None,
+        audit: Audit = SILENT,
+        admission: Admission | None = None,
+        rung: Callable[[], Rung] = lambda: Rung.FULL,
+        decoding: Decoding | None = None,
     ) -> None:
         """Make the endpoint; nothing runs before it is entered.
 
-        ``events_url`` gives the address of a session's event socket.
+        ``events_url`` gives the address of a session's event socket. ``admission`` judges by what
+        is measured whether one more stream is taken, ``rung`` how much of live windows to give up.
+        ``decoding`` is a decoder that runs; when left out, the endpoint runs one of its own.
         """
+        self.admission = admission or Admission(settings.max_streams)
+        self._rung = rung
         self.guard = guard
         self.queues = queues or Registry()
         self._settings = settings
         self._scoring = scoring
         self._open_sink = open_sink
         self._policy = policy
+        self._stream_settings = StreamSettings(person=person_settings(policy))
         self._model = model
-        self._clock = clock
+        self.clock = self._clock = clock
         self._events_url = events_url
+        self._orders = orders
+        self._audit = audit
         self._ports = Ports(*settings.udp_ports)
-        self._decoding = Decoding(self.queues, settings.max_streams)
+        self._rate = Rate(settings.rtp_packets_per_s, settings.rtp_kbits_per_s)
+        self._limits = Limits(
+            half_open=settings.half_open,
+            half_open_per_token=settings.half_open_per_token,
+            posts_per_s=settings.posts_per_s,
+        )
+        self._opening: Counter[str] = Counter()
+        """Offers being answered, by token."""
+        self._own_decoding = decoding is None
+        self.decoding = decoding or Decoding(
+            self.queues, settings.max_streams, memory_mb=settings.decoder_memory_mb
+        )
         self._resources: dict[str, _Resource] = {}
         self._streams: set[tuple[str, str]] = set()
         self._counters = _Counters()
-        self._draining = False
+        self._watch: asyncio.Task[None] | None = None
         self._stack = AsyncExitStack()
         self._tasks = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
-        await self._stack.enter_async_context(self._decoding)
+        if self._own_decoding:
+            await self._stack.enter_async_context(self.decoding)
         await self._stack.enter_async_context(self._tasks)
-        self._watch = self._tasks.create_task(self._watch_over(), name="whip-watch")
+        if self._orders is not None:
+            self._stack.callback(self._orders.on_change(self._obey))
+        self._watch = asyncio.create_task(self._watch_over(), name="whip-watch")
         return self
 
     async def __aexit__(
@@ -142,12 +182,31 @@ class Whip:
         self.drain()
         for resource in list(self._resources.values()):
             resource.publication.stop("drained")
-        self._watch.cancel()
+        await cancelled(self._watch)
         await self._stack.__aexit__(kind, error, trace)
 
     def drain(self) -> None:
         """Refuse new publishers from now on; running ones go on."""
-        self._draining = True
+        self.admission.draining = True
+
+    async def end_all(self) -> None:
+        """Refuse new publishers, end the running ones and wait until each is written out."""
+        self.drain()
+        ending = self.publications()
+        for publication in ending:
+            publication.stop("drained")
+        for publication in ending:
+            await publication.finished.wait()
+
+    @property
+    def live(self) -> int:
+        """Streams that are live or being opened."""
+        return len(self._streams)
+
+    @property
+    def running(self) -> bool:
+        """Whether deadlines are still looked at."""
+        return self._watch is not None and not self._watch.done()
 
     def sessions(self) -> list[Session]:
         """Return the live sessions."""
@@ -174,28 +233,41 @@ class Whip:
             accepted=self._counters.accepted,
             refused=dict(self._counters.refused),
             close_timeouts=self._counters.close_timeouts,
+            untenured=dict(self._counters.untenured),
         )
 
     def admit(self, principal: Principal, stream: str) -> None:
-        """Check what can be told before the offer is read. Raises :class:`Problem`."""
-        decision = self._policy.decide(principal.role)
-        if not decision.scored:
+        """Count an offer and check what can be told before it is read. Raises :class:`Problem`."""
+        self._permit(principal, stream)
+        self._limit(self._limits.knock(principal, self._clock.monotonic_s()))
+        self._check(principal, stream)
+
+    def _permit(self, principal: Principal, stream: str) -> None:
+        if not principal.may_publish(stream):
+            raise self._refusal(
+                403,
+                "forbidden",
+                f"this token may not publish '{stream}': it needs the scope 'ingest:{stream}'",
+            )
+
+    def _check(self, principal: Principal, stream: str) -> None:
+        decision = self._policy.decide(case_of(principal))
+        if not decision.admitted:
+            self._audit.note("refused", principal, stream=stream, why=decision.why_not)
             raise self._refusal(403, "policy_denied", decision.sentence)
-        if self._draining:
-            raise self._busy("draining", "the server is shutting down: try again in a moment")
-        if self._is_live(principal.tenant, stream):
+        others = len(self._streams) - ((principal.tenant, stream) in self._streams)
+        if (problem := self.admission.refusal(others)) is not None:
+            raise self._counted(problem)
+        if self._is_live(principal.tenant, stream) and not principal.takeover:
             raise self._refusal(
                 409, "stream_live", f"the stream '{stream}' is live: end it or choose another name"
-            )
-        if len(self._streams) >= self._settings.max_streams:
-            raise self._busy(
-                "at_capacity",
-                f"all {self._settings.max_streams} streams are in use: try again later",
             )
 
     async def publish(self, request: Request) -> Accepted:
         """Open a session for an offer. Raises :class:`Problem` or, from the bus, ``BusError``."""
-        self.admit(request.principal, request.stream)
+        self._permit(request.principal, request.stream)
+        self._check(request.principal, request.stream)
+        self._limit(self._limits.room(request.principal, self._connecting()))
         try:
             offer = parse(request.offer)
         except OfferRefused as error:
@@ -208,10 +280,12 @@ class Whip:
             ports=self._ports,
             addresses=offered_addresses(self._settings.ice_addresses, self._settings.host),
             ice_servers=self._settings.ice_servers,
-            decoding=self._decoding,
+            decoding=self.decoding,
             queues=self.queues,
             clock=self._clock,
+            rate=self._rate,
         )
+        self._opening[request.principal.token_id] += 1
         try:
             answer = await publication.answer()
             session = await self._open(request, publication)
@@ -221,6 +295,8 @@ class Whip:
             if isinstance(error, NoPort):
                 raise self._busy("no_udp_port", f"{error}: try again later") from None
             raise
+        finally:
+            self._opening[request.principal.token_id] -= 1
         publication.attach(session)
         return self._register(request, publication, answer)
 
@@ -229,6 +305,7 @@ class Whip:
     ) -> None:
         """Take a trickle fragment; its candidates are not needed. Raises :class:`Problem`."""
         live = self._find(principal, stream, resource)
+        live.tenure.check(principal)
         if if_match is None:
             raise self._refusal(
                 428, "precondition_required", "send 'If-Match' with the ETag of the 201 answer"
@@ -246,20 +323,27 @@ class Whip:
             raise self._refusal(
                 412, "precondition_failed", "'If-Match' is not the ETag of this session"
             )
+        live.tenure.renew(principal)
 
     async def delete(self, principal: Principal, stream: str, resource: str) -> None:
         """End a session and wait until all is freed. Raises :class:`Problem` (404)."""
-        live = self._find(principal, stream, resource)
-        live.publication.stop("publisher_left")
+        live = self._find(principal, stream, resource, by_admin=True)
+        own = principal.may_publish(stream)
+        live.publication.stop("publisher_left" if own else "deleted")
         try:
             async with asyncio.timeout(DELETE_S):
                 await live.publication.finished.wait()
         except TimeoutError:
             return
 
-    def _find(self, principal: Principal, stream: str, resource: str) -> _Resource:
+    def _find(
+        self, principal: Principal, stream: str, resource: str, *, by_admin: bool = False
+    ) -> _Resource:
+        """Return a live resource; whose it is not learns no more than that there is none."""
         live = self._resources.get(resource)
-        if live is None or (live.tenant, live.stream) != (principal.tenant, stream):
+        allowed = principal.may_publish(stream) or (by_admin and principal.may("admin"))
+        of_token = (principal.tenant, stream)
+        if not allowed or live is None or (live.tenant, live.stream) != of_token:
             raise self._refusal(
                 404, "no_such_resource", "there is no such session, or it is over: POST a new offer"
             )
@@ -277,16 +361,20 @@ class Whip:
         return next((resource.publication for resource in found), None)
 
     async def _replace(self, tenant: str, stream: str) -> None:
-        """End a publisher of the same stream that fell silent, and wait until it is gone."""
-        stale = self._of(tenant, stream)
-        if stale is not None:
-            stale.stop("timeout")
-            await stale.finished.wait()
+        """End the publisher of a stream that makes way, and wait until it is gone.
+
+        It fell silent, or it lost the stream to a publisher that may take it over.
+        """
+        old = self._of(tenant, stream)
+        if old is not None:
+            old.stop("timeout" if old.stale else "owner_lost")
+            await old.finished.wait()
             await asyncio.sleep(0)  # its task gives the name back right after
-            if self._is_live(tenant, stream):
-                raise self._refusal(409, "stream_live", f"the stream '{stream}' was just taken")
+        if self._is_live(tenant, stream):
+            raise self._refusal(409, "stream_live", f"the stream '{stream}' was just taken")
 
     async def _open(self, request: Request, publication: Publication) -> Session:
+        decision = self._policy.decide(case_of(request.principal))
         wall_ms = self._clock.wall_ms()
         session_id = "ses_" + ulid(wall_ms, secrets.token_bytes(ENTROPY_BYTES))
         role = request.principal.role
@@ -295,22 +383,64 @@ class Whip:
             session_id=session_id,
             stream=request.stream,
             role=role,
-            scored=True,
-            why_not=None,
+            scored=decision.scored,
+            why_not=decision.why_not,
             tracks=publication.offer.kinds,
             source=Source(kind="whip", user_agent=request.user_agent),
             meta=dict(request.meta),
             model=self._model,
+            policy=self._policy.tag,
         )
         sink = await self._open_sink(opening, publication.stop_for)
-        return Session(facts, scoring=self._scoring, sink=sink, clock=self._clock, live=True)
+        self._tell_audit(request, session_id, decision)
+        return Session(
+            facts,
+            scoring=self._scoring,
+            sink=sink,
+            clock=self._clock,
+            live=True,
+            gate=Gate(decision),
+            settings=self._stream_settings,
+            rung=self._rung,
+        )
+
+    def _tell_audit(self, request: Request, session_id: str, decision: Decision) -> None:
+        record = request.principal.consent
+        self._audit.note(
+            "published",
+            request.principal,
+            session=session_id,
+            stream=request.stream,
+            role=request.principal.role,
+            scored=decision.scored,
+            why_not=decision.why_not,
+            notice=None if record is None else record.notice_version,
+        )
+
+    def _obey(self) -> None:
+        """Take the standing orders: who withdrew or gave consent, where scoring is off."""
+        for resource in list(self._resources.values()):
+            self._obey_one(resource)
+
+    def _obey_one(self, resource: _Resource) -> None:
+        if self._orders is not None:
+            resource.publication.obey(
+                consent=self._orders.value("consent", resource.publication.session.session_id),
+                scoring=scoring_on(self._orders, resource.tenant),
+            )
 
     def _register(self, request: Request, publication: Publication, answer: str) -> Accepted:
         name = secrets.token_urlsafe(16)
         etag = secrets.token_hex(8)
         self._resources[name] = _Resource(
-            request.principal.tenant, request.stream, etag, publication
+            request.principal.tenant,
+            request.stream,
+            request.principal.token_id,
+            etag,
+            publication,
+            Tenure(request.principal),
         )
+        self._obey_one(self._resources[name])
         self._counters.accepted += 1
         self._tasks.create_task(self._run(name, publication), name="publication")
         session_id = publication.session.session_id
@@ -329,12 +459,32 @@ class Whip:
             await asyncio.sleep(CHECK_S)
             for resource in list(self._resources.values()):
                 resource.publication.check()
+                self._check_tenure(resource)
+
+    def _check_tenure(self, resource: _Resource) -> None:
+        over = resource.tenure.over(self.guard, self._clock.wall_ms())
+        if over is not None and not resource.tenure.ended:
+            resource.tenure.ended = True
+            self._counters.untenured[over] += 1
+            resource.publication.stop("policy")
 
     def _refusal(self, status: int, code: str, detail: str) -> Problem:
-        self._counters.refused[code] = self._counters.refused.get(code, 0) + 1
-        return Problem(status, code, detail)
+        return self._counted(Problem(status, code, detail))
+
+    def _connecting(self) -> Counter[str]:
+        """Return how many publishers have yet to connect, by token."""
+        live = self._resources.values()
+        return self._opening + Counter(one.token_id for one in live if one.publication.half_open)
+
+    def _limit(self, refused: Refused | None) -> None:
+        if refused is not None:
+            problem = self._refusal(refused.status, refused.code, refused.detail)
+            problem.headers["Retry-After"] = str(refused.retry_after_s)
+            raise problem
 
     def _busy(self, code: str, detail: str) -> Problem:
-        problem = self._refusal(503, code, detail)
-        problem.headers["Retry-After"] = str(secrets.choice(_RETRY_S))
+        return self._counted(busy(code, detail))
+
+    def _counted(self, problem: Problem) -> Problem:
+        self._counters.refused[problem.code] = self._counters.refused.get(problem.code, 0) + 1
         return problem

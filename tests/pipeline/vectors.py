@@ -6,6 +6,7 @@ ENVELOPE = {
     "session_id": "ses_01JD0000000000000000000000",
     "ts": "2026-11-23T08:00:10.004Z",
     "participant_id": "p1",
+    "policy": "eu-strict@4f6bd231",
 }
 NO_TEXT = {"used": False, "quality": None, "reason": "no_asr"}
 

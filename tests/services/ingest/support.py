@@ -16,6 +16,7 @@ from pipeline.events import LoadedModel, SessionEnded, WindowScored, WindowSkipp
 from pipeline.policy import Policy
 from pipeline.stream import Timing
 from pipeline.types import SLOT_TICKS, WINDOW_SLOTS, FrameReading, Outcome, SlotReading
+from services.audit import SILENT
 from services.auth import Guard
 from services.clock import SystemClock
 from services.ingest.http import routes
@@ -122,7 +123,7 @@ class MemorySink:
 
     def __init__(self):
         self.events = []
-        self.closed = False
+        self.closed = self.erased = False
         self._changed = asyncio.Condition()
         self._tasks = set()
 
@@ -132,6 +133,9 @@ class MemorySink:
         task = asyncio.ensure_future(self._tell())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def erase(self):
+        self.erased = True
 
     async def close(self):
         self.closed = True
@@ -178,7 +182,15 @@ class Server:
 
 @asynccontextmanager
 async def serving(
-    *, scoring=None, clock=None, guard=None, score_roles=("customer", "self"), **settings
+    *,
+    scoring=None,
+    clock=None,
+    guard=None,
+    score_roles=("customer", "self"),
+    policy=None,
+    orders=None,
+    audit=SILENT,
+    **settings,
 ):
     scoring = scoring or DirectScoring()
     sinks = {}
@@ -195,10 +207,12 @@ async def serving(
         guard=guard or Guard(loopback_only=True),
         scoring=scoring,
         open_sink=open_sink,
-        policy=Policy(score_roles),
+        policy=policy or Policy(score_roles),
         model=MODEL,
         clock=clock or SystemClock(),
         events_url=lambda session_id: f"ws://127.0.0.1:8081/v1/events?session={session_id}",
+        orders=orders,
+        audit=audit,
     )
     app = web.Application(middlewares=[middleware])
     routes(app, whip)

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import PolicyRefused
 from pipeline.events import (
     Gap,
     SessionEnded,
@@ -16,6 +15,7 @@ from pipeline.events import (
     WindowSkipped,
     decode,
 )
+from pipeline.policy import Decision, Gate
 from pipeline.stream import Facts
 from pipeline.types import AudioChunk, VideoFrame
 from pipeline.types import Gap as MediaGap
@@ -232,15 +232,104 @@ async def test_a_gap_found_elsewhere_is_announced():
     assert (gap.start_ms, gap.end_ms, gap.cause) == (100, 200, "clock_jump")
 
 
-def test_a_refused_role_has_no_session():
-    with pytest.raises(PolicyRefused, match="agent"):
-        Session(
-            _facts(role="agent", scored=False, why_not="policy_role"),
-            scoring=DirectScoring(),
-            sink=MemorySink(),
-            clock=ManualClock(),
-            live=True,
-        )
+def _gated(decision, clock, *, hold=False):
+    rig = Rig(hold=hold, clock=clock)
+    rig.session = Session(
+        _facts(role="agent", scored=decision.scored, why_not=decision.why_not),
+        scoring=rig.scoring,
+        sink=rig.sink,
+        clock=clock,
+        live=True,
+        gate=Gate(decision),
+    )
+    return rig
+
+
+async def test_a_role_that_is_not_scored_begins_and_ends_and_nothing_else():
+    clock = ManualClock()
+    rig = _gated(Decision(False, "policy_role", ""), clock)
+    for _ in range(25):
+        clock.now_s += 1
+        rig.session.unseen()
+        rig.session.feed([rig.sound(0, 9)])
+        rig.session.gap(MediaGap(0, 16000, ("audio",), "clock_jump"))
+        assert not rig.session.check()
+    await rig.session.end("publisher_left")
+    started, ended = rig.sink.events
+    assert [(p.scored, p.why_not) for p in started.participants] == [(False, "policy_role")]
+    assert isinstance(ended, SessionEnded)
+    assert (ended.counts.scored, ended.counts.skipped) == (0, {})
+    assert ended.coverage.audio is None
+    assert ended.duration_ms == 24_000
+    assert rig.scoring.jobs == []
+
+
+async def test_an_unscored_publisher_that_falls_silent_times_out_without_a_gap():
+    clock = ManualClock()
+    rig = _gated(Decision(False, "policy_role", ""), clock)
+    rig.session.unseen()
+    clock.now_s += 29
+    assert not rig.session.check()
+    clock.now_s += 1
+    assert rig.session.check()
+    assert rig.sink.of(Gap) == []
+
+
+async def test_before_consent_there_is_nothing_and_after_it_everything():
+    clock = ManualClock()
+    rig = _gated(Decision(False, "policy_consent", "", asks=True), clock)
+    rig.session.unseen()
+    rig.session.feed([rig.sound(0, 5)])
+    assert rig.sink.events == []
+    rig.session.gate.consented("granted")
+    rig.session.feed([rig.sound(0, 2.1)])
+    (started,) = rig.sink.of(SessionStarted)
+    assert [(p.scored, p.why_not) for p in started.participants] == [(True, None)]
+    assert len(rig.scoring.jobs) == 1
+
+
+async def test_consent_that_never_came_is_told_at_the_end():
+    rig = _gated(Decision(False, "policy_consent", "", asks=True), ManualClock())
+    rig.session.unseen()
+    await rig.session.end("publisher_left")
+    (started,) = rig.sink.of(SessionStarted)
+    assert [(p.scored, p.why_not) for p in started.participants] == [(False, "policy_consent")]
+
+
+async def test_withdrawn_consent_skips_what_is_in_flight_and_cuts_no_more():
+    rig = Rig(hold=True)
+    rig.session.feed([rig.sound(0, 3.1)])
+    rig.session.gate.consented("withdrawn")
+    rig.session.halt()
+    assert [event.reason for event in rig.sink.windows] == ["policy"] * 3
+    rig.scoring.release()
+    rig.session.feed([rig.sound(3.1, 9)])
+    rig.session.erase()
+    await rig.session.end("policy")
+    assert rig.session.statistics().skipped == {"consent_withdrawn": 3}
+    assert rig.session.statistics().scored == 0
+    assert rig.sink.ended == "policy"
+    assert rig.sink.erased
+    rig.check_books()
+
+
+async def test_switched_off_scoring_skips_and_goes_on_again():
+    rig = Rig(hold=True)
+    rig.session.feed([rig.sound(0, 2.6)])
+    rig.session.gate.switched(on=False)
+    rig.session.halt()
+    rig.session.feed([rig.sound(2.6, 4.1)])
+    rig.scoring.release()
+    assert [event.reason for event in rig.sink.windows] == ["policy"] * 5
+    rig.session.gate.switched(on=True)
+    rig.session.feed([rig.sound(4.1, 5.1)])
+    rig.scoring.release()
+    await rig.session.end("publisher_left")
+    books = rig.session.statistics()
+    assert books.skipped["scoring_off"] == 5
+    assert books.cut > 5
+    assert books.cut == books.scored + sum(books.skipped.values())
+    rig.check_books()
 
 
 async def test_a_sink_that_fails_to_close_still_ends_the_session():
