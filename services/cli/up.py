@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from services.cli.exits import guarded
+from services.cli.exits import complain, guarded
 
 if TYPE_CHECKING:
     from services.app import Ready
+    from services.bus.runtime import InstanceLock
     from services.settings import Settings
 
 
@@ -169,10 +170,12 @@ def up(
 
     Exit codes: 0 drained, 1 failed, 2 wrong configuration, 75 already running, 78 model refused.
     """
+    from services.hardening import harden
     from services.settings import load
     from services.telemetry import configure
 
     with guarded():
+        harden()
         settings = load(
             config,
             host=host,
@@ -217,32 +220,42 @@ def up(
 def _run(settings: "Settings", form: Literal["json", "screen"], *, open_page: bool) -> None:
     from pipeline.scorer import OrtScorer
     from services.app import open_doors, serve
+    from services.cli import access
+    from services.ending import HARD_S, last_resort
+    from services.sockets import address
 
     def ready(told: "Ready") -> None:
         print(_line(told) if form == "json" else screen(settings, told), flush=True)
+        if form == "json" and (danger := access.warning(settings)) is not None:
+            complain(danger)
         if open_page and sys.stdout.isatty() and _has_display():
             webbrowser.open(told.http)
 
+    def ending(soft_s: float) -> None:
+        closing.callback(last_resort(HARD_S + soft_s).cancel)
+
     with ExitStack() as closing:
-        closing.enter_context(_lock(settings))
+        lock = _lock(settings)
+        if lock is not None:
+            closing.enter_context(lock)
         doors = open_doors(settings)
         closing.callback(doors.close)
+        if lock is not None:
+            lock.tell(f"http://{address(doors.http)}")
         scorer = OrtScorer.open(settings.device, settings.model)
         scorer.golden()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(serve(settings, doors, scorer, ready))
+            runner.run(serve(settings, doors, scorer, ready, ending))
 
 
-def _lock(settings: "Settings") -> ExitStack:
-    """Take the lock of these ports; any free port (0) cannot collide and needs none."""
+def _lock(settings: "Settings") -> "InstanceLock | None":
+    """Return the lock of these ports; any free port (0) cannot collide and needs none."""
     from services.bus.runtime import InstanceLock
 
-    held = ExitStack()
-    if settings.http_port and settings.ws_port:
-        name = f"{settings.http_port}-{settings.ws_port}"
-        note = f"http://{settings.host}:{settings.http_port}"
-        held.enter_context(InstanceLock(name, note=note))
-    return held
+    if not settings.http_port or not settings.ws_port:
+        return None
+    name = f"{settings.http_port}-{settings.ws_port}"
+    return InstanceLock(name, note=f"http://{settings.host}:{settings.http_port}")
 
 
 def _loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
@@ -267,6 +280,8 @@ def _line(ready: "Ready") -> str:
 
 def screen(settings: "Settings", ready: "Ready") -> str:
     """Return the start-up screen: what runs, what is off and how to turn it on, where to go."""
+    from services.cli import access
+
     first, last = settings.udp_ports
     runtime = f"onnxruntime {_version('onnxruntime', 'onnxruntime-gpu')}"
     cores = (
@@ -280,26 +295,25 @@ def screen(settings: "Settings", ready: "Ready") -> str:
         "✔ camera   not opened yet – the sample call plays until you allow one",
         f"✔ bus      {ready.bus}",
         f"✔ media    WebRTC · UDP {first}-{last}",
+        f"✔ streams  {ready.streams}",
         f"✔ policy   {ready.policy} · no media is kept, scores for two minutes",
     ]
+    lines += access.lines(settings, ready.guard)
     if settings.redis_url is None:
         lines.append("○ off      own Redis   DEMEANOR_REDIS_URL=redis://HOST:6379 demeanor up")
     if settings.device == "cpu":
         lines.append("○ off      GPU         make install RUNTIME=gpu && demeanor up --device cuda")
     lines += [f"! {sentence}" for sentence in ready.moved]
-    if not ready.guard.loopback_only:
-        lines.append(
-            "! token    'dev' works on loopback only, and there is no other kind yet: "
-            "every request will get 401. Use --host 127.0.0.1"
-        )
+    if (danger := access.warning(settings)) is not None:
+        lines.append(f"! {danger}")
     lines += [
         "",
         f"→ Open       {ready.http}",
-        f"→ WHIP       {ready.http}/whip/me        bearer token  dev",
+        f"→ WHIP       {ready.http}/whip/me        bearer token  {access.token_hint(ready.guard)}",
         f"→ Events     {ready.events}        subprotocol demeanor.v1.json",
         "→ File       demeanor run --source talk.mp4",
     ]
-    if ready.guard.loopback_only:
+    if ready.guard.loopback_only and settings.public_url is None:
         lines.append("Only this machine can connect. Ctrl-C drains, a second Ctrl-C stops at once.")
     return "\n" + "\n".join(f"  {line}".rstrip() for line in lines) + "\n"
 

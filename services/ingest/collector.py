@@ -9,6 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from pipeline.types import SLOT_TICKS, Kind
 
 FLUSH_TICKS: Final = SLOT_TICKS
@@ -20,9 +22,8 @@ MAX_BYTES: Final = 4 * 1024 * 1024
 """Encoded bytes that may wait, both tracks together."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Encoded:
-    """One encoded frame on the media clock; plain data, so it may cross to another process."""
+class Encoded(msgspec.Struct, frozen=True, array_like=True, eq=False):
+    """One encoded frame on the media clock; plain data that crosses to the decoder as it is."""
 
     kind: Kind
     codec: str

@@ -1,13 +1,13 @@
 """Encoded batches to sampled pictures and 16 kHz sound: the seam behind which decoding happens.
 
-:meth:`Decoder.decode` takes and returns plain data and keeps one set of codec contexts a session,
-so it runs on one worker thread now and may move to a child process as it is. Codecs come from an
+:meth:`Decoder.decode` takes and returns plain data and keeps one set of codec contexts a session;
+it runs in a confined child process (:mod:`services.ingest.confined`). Codecs come from an
 allow-list and no string of a user reaches FFmpeg. A picture is scaled and converted only when a
 window will see it; a damaged packet is counted, and decoding goes on.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Final
 
@@ -15,10 +15,11 @@ import av
 from av.codec.context import Flags
 
 from pipeline.sampling import FrameSampler
-from pipeline.types import TICKS_PER_S, AudioChunk, VideoFrame
+from pipeline.types import TICKS_PER_S, AudioChunk, Kind, VideoFrame
 from services.ingest.collector import Encoded
 from services.ingest.items import Item, Reached
 from services.ingest.media import Resampler, Scaler, joined
+from services.ingest.shapes import declared
 
 MAX_PIXELS: Final = 2_088_960
 """1920×1088, either way up."""
@@ -45,6 +46,12 @@ class Decoded:
     corrupt_video: int = 0
     oversized: int = 0
     """Frames refused before decoding because of their size."""
+    crowded: int = 0
+    """Pictures left out because one batch gave more than there is room for."""
+    lost: Mapping[Kind, tuple[int, int]] = field(default_factory=dict)
+    """Media time, by track, that was not decoded because the decoder's process ended."""
+    hostile: bool = False
+    """The session's batches ended the process too often: nothing more of it should be decoded."""
 
 
 class Decoder:
@@ -102,7 +109,7 @@ class _Audio:
             self._open(frame.codec)
             try:
                 chunks += self._packet(frame)
-            except av.FFmpegError:
+            except (av.FFmpegError, MemoryError):
                 corrupt += 1
         return Decoded(tuple(joined(chunks)), corrupt_audio=corrupt)
 
@@ -150,7 +157,7 @@ class _Video:
             self._open(frame.codec)
             try:
                 items += self._packet(frame)
-            except (av.FFmpegError, ValueError):
+            except (av.FFmpegError, MemoryError, ValueError):
                 corrupt += 1
         if self._newest >= 0:
             items.append(Reached("video", self._newest + 1))
@@ -162,6 +169,8 @@ class _Video:
         packet.time_base = _TIME_BASE
         pictures = []
         for picture in self._context.decode(packet):
+            if max(picture.width, picture.height) > MAX_SIDE_PX:
+                raise ValueError("a side is too long")
             at = frame.tick if picture.pts is None else picture.pts
             if self._sampler.keeps(at):
                 pictures.append(VideoFrame(at, self._scaler.sampled(picture)))
@@ -180,12 +189,9 @@ class _Video:
 def acceptable(frame: Encoded) -> bool:
     """Tell whether a frame's declared size may be decoded at all.
 
-    A VP8 key frame says it in its first ten bytes (RFC 6386 §9.1). H.264 says it in a bit-packed
-    parameter set, which FFmpeg checks against ``max_pixels`` before it allocates.
+    FFmpeg checks ``max_pixels`` once more, before it allocates.
     """
-    if frame.codec != "VP8" or not frame.key or len(frame.data) < 10:
-        return True
-    width = int.from_bytes(frame.data[6:8], "little") & 0x3FFF
-    height = int.from_bytes(frame.data[8:10], "little") & 0x3FFF
-    sides = min(width, height) >= MIN_SIDE_PX and max(width, height) <= MAX_SIDE_PX
-    return sides and width * height <= MAX_PIXELS
+    return not frame.key or all(
+        min(size) >= MIN_SIDE_PX and max(size) <= MAX_SIDE_PX and size[0] * size[1] <= MAX_PIXELS
+        for size in declared(frame.codec, frame.data)
+    )
