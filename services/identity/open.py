@@ -1,10 +1,10 @@
-"""Builds the verifier that the settings ask for."""
+"""Builds the guard that the settings ask for."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from pipeline.errors import UsageError
-from services.auth import is_loopback
+from services.auth import Guard, is_loopback
 from services.clock import Clock
 from services.identity.claims import Expected
 from services.identity.following import follow
@@ -15,22 +15,25 @@ from services.settings import Settings
 
 
 @asynccontextmanager
-async def open_verifier(
-    settings: Settings, clock: Clock, orders: Orders | None
-) -> AsyncIterator[JwtVerifier | None]:
-    """Yield the verifier, its keys followed as long as the context lasts; None without keys.
+async def open_guard(settings: Settings, clock: Clock, orders: Orders) -> AsyncIterator[Guard]:
+    """Yield the guard of all doors; its keys are followed as long as the context lasts.
 
     Raises :class:`~pipeline.errors.UsageError` for keys that cannot be read, and for an address
     that others can reach without any keys.
     """
     check(settings)
+    hosts = [settings.host]
     if settings.token_keys is None:
-        yield None
+        yield Guard.bound_to(hosts)
         return
     expected = Expected(settings.token_audience, settings.token_issuer)
-    revocations = None if orders is None else Revocations(orders)
     async with follow(settings.token_keys, settings.token_key_hosts, clock) as keys:
-        yield JwtVerifier(keys, expected, clock, revocations)
+        yield Guard.bound_to(hosts, JwtVerifier(keys, expected, clock, Revocations(orders)))
+
+
+def statistics(guard: Guard) -> dict[str, float]:
+    """Return gauges and counters; empty without keys."""
+    return guard.verifier.statistics() if isinstance(guard.verifier, JwtVerifier) else {}
 
 
 def check(settings: Settings) -> None:

@@ -2,7 +2,7 @@
 
 ``POST /whip/{stream}`` takes an offer; strings of the publisher's own (queue, call id) ride along
 as query parameters ``meta.<name>=<text>``. A token never does. Everything is checked from cheap to
-dear, and a body is bounded before it is read.
+dear, and a body is bounded before it is read; nothing is built for a token that was not checked.
 """
 
 import asyncio
@@ -13,7 +13,10 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from services.addresses import Addresses
 from services.auth import Principal, Unauthorised, bearer, is_loopback
+from services.brake import Brake, Braked, sender
+from services.identity.names import like_a_person
 from services.ingest.sdp import MAX_BODY_BYTES
 from services.ingest.whip import STREAM_NAME, Accepted, Request, Whip
 from services.problems import Problem
@@ -31,11 +34,24 @@ _ENDPOINT_METHODS: Final = "POST, GET, OPTIONS"
 _RESOURCE_METHODS: Final = "PATCH, DELETE, GET, OPTIONS"
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Allows = Callable[[str | None, str | None], bool]
+"""Tells whether a page of an origin may connect to an address of this machine."""
 
 
-def routes(app: web.Application, whip: Whip) -> None:
-    """Add the WHIP endpoint to ``app``, whose middleware must be :mod:`services.problems`'s."""
-    door = _Door(whip)
+def routes(
+    app: web.Application,
+    whip: Whip,
+    *,
+    allows: Allows = lambda _origin, _local: False,
+    brake: Brake | None = None,
+    addresses: Addresses | None = None,
+) -> None:
+    """Add the WHIP endpoint to ``app``, whose middleware must be :mod:`services.problems`'s.
+
+    ``allows`` knows which pages may read answers once there are tokens; ``brake`` holds who sends
+    too many bad ones; ``addresses`` are those of a proxy, or the doors' own.
+    """
+    door = _Door(whip, allows, Brake() if brake is None else brake, addresses)
     endpoint = app.router.add_resource("/whip/{stream}")
     endpoint.add_route("POST", door.post)
     endpoint.add_route("GET", door.get)
@@ -49,8 +65,13 @@ def routes(app: web.Application, whip: Whip) -> None:
 
 
 class _Door:
-    def __init__(self, whip: Whip) -> None:
+    def __init__(
+        self, whip: Whip, allows: Allows, brake: Brake, addresses: Addresses | None
+    ) -> None:
         self._whip = whip
+        self._allows = allows
+        self._brake = brake
+        self._addresses = addresses
 
     async def post(self, request: web.Request) -> web.Response:
         """Take an offer: 201 with the answer."""
@@ -61,7 +82,7 @@ class _Door:
         offer = await _body(request, SDP)
         agent = request.headers.get("User-Agent", "")[:MAX_AGENT_CHARS] or None
         accepted = await self._whip.publish(Request(principal, stream, offer, meta, agent))
-        return _created(request, accepted)
+        return self._created(request, accepted)
 
     async def patch(self, request: web.Request) -> web.Response:
         """Take a trickle fragment: 204."""
@@ -95,30 +116,64 @@ class _Door:
         return web.Response(status=204, headers=_choices(_RESOURCE_METHODS))
 
     async def allow_origin(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Let pages read WHIP answers: any page, or only this machine's while the token is public.
-
-        The ``dev`` token is no secret, so a page from elsewhere must not use it through a browser
-        that happens to run here.
-        """
+        """Let pages read WHIP answers: those that may connect, and no other."""
         origin = request.headers.get("Origin")
         if origin is None or not request.path.startswith("/whip/"):
             return
         response.headers.add("Vary", "Origin")
-        if not self._whip.guard.loopback_only or is_loopback(urlsplit(origin).hostname or ""):
+        if self._readable(request, origin):
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Expose-Headers"] = (
                 "Location, ETag, Link, Retry-After, X-Request-Id"
             )
 
+    def _readable(self, request: web.Request, origin: str) -> bool:
+        """Tell whether a page may read answers.
+
+        While ``dev`` is the only token any page of this machine may: ``dev`` is no secret, so a
+        page from elsewhere must not use it through a browser that happens to run here.
+        """
+        guard = self._whip.guard
+        if guard.verifier is None:
+            return guard.loopback_only and is_loopback(urlsplit(origin).hostname or "")
+        bound = request.transport.get_extra_info("sockname") if request.transport else None
+        return self._allows(origin, str(bound[0]) if bound else None)
+
     def _principal(self, request: web.Request) -> Principal:
+        _no_token_in_url(request)
+        token = bearer(request.headers)
+        peer = sender(request.remote, request.headers)
+        now_s = self._whip.clock.monotonic_s()
         try:
-            if self._whip.guard.loopback_only and not is_loopback(request.url.host or ""):
-                raise Unauthorised("address this server as 127.0.0.1 or localhost")
-            return self._whip.guard.principal(bearer(request.headers), request.headers)
+            if token:
+                self._brake.check(peer, now_s)
+            return self._whip.guard.principal(token, request.headers)
+        except Braked as error:
+            retry = {"Retry-After": str(error.wait_s)}
+            raise Problem(429, "too_many_bad_tokens", str(error), retry) from None
         except (Unauthorised, UnicodeError) as error:
+            if token:
+                self._brake.failed(peer, now_s)
             detail = str(error) if isinstance(error, Unauthorised) else "the token is not text"
             challenge = {"WWW-Authenticate": 'Bearer realm="demeanor"'}
             raise Problem(401, "unauthorised", detail, challenge) from None
+
+    def _created(self, request: web.Request, accepted: Accepted) -> web.Response:
+        path = f"/whip/{request.match_info['stream']}/{accepted.resource}"
+        known = self._addresses
+        base = known.http if known and known.public else str(request.url.origin())
+        events = known.events_for(request.url.host) if known else accepted.events_url
+        return web.Response(
+            status=201,
+            body=accepted.answer.encode(),
+            headers={
+                "Content-Type": SDP,
+                "Location": base + path,
+                "ETag": f'"{accepted.etag}"',
+                "Link": f'<{events}>; rel="{EVENTS_REL}"; session="{accepted.session_id}"',
+                "Cache-Control": "no-store",
+            },
+        )
 
 
 def _choices(methods: str) -> dict[str, str]:
@@ -131,25 +186,12 @@ def _choices(methods: str) -> dict[str, str]:
     }
 
 
-def _created(request: web.Request, accepted: Accepted) -> web.Response:
-    path = f"/whip/{request.match_info['stream']}/{accepted.resource}"
-    return web.Response(
-        status=201,
-        body=accepted.answer.encode(),
-        headers={
-            "Content-Type": SDP,
-            "Location": str(request.url.origin().with_path(path)),
-            "ETag": f'"{accepted.etag}"',
-            "Link": (
-                f'<{accepted.events_url}>; rel="{EVENTS_REL}"; session="{accepted.session_id}"'
-            ),
-            "Cache-Control": "no-store",
-        },
-    )
-
-
 def _stream(request: web.Request) -> str:
     stream = request.match_info["stream"]
+    if like_a_person(stream):
+        raise Problem(
+            400, "bad_stream_name", "a stream must not be named by a phone number: use a pseudonym"
+        )
     if not STREAM_NAME.fullmatch(stream):
         raise Problem(
             400, "bad_stream_name", "a stream name has 1 to 64 characters out of A-Z a-z 0-9 _ -"
@@ -157,14 +199,18 @@ def _stream(request: web.Request) -> str:
     return stream
 
 
+def _no_token_in_url(request: web.Request) -> None:
+    """Addresses are logged by every proxy on the way."""
+    if any(name.lower() in _TOKEN_NAMES for name in request.query):
+        raise Problem(
+            400, "token_in_url", "send the token in the Authorization header, never in the URL"
+        )
+
+
 def _meta(request: web.Request) -> dict[str, str]:
     """Return the publisher's own strings: query parameters whose names begin with ``meta.``."""
     meta: dict[str, str] = {}
     for name, value in request.query.items():
-        if name.lower() in _TOKEN_NAMES:
-            raise Problem(
-                400, "token_in_url", "send the token in the Authorization header, never in the URL"
-            )
         if not name.startswith("meta."):
             continue
         key = name.removeprefix("meta.")

@@ -48,6 +48,12 @@ def loaded() -> OrtScorer:
         (["--config", "none.toml"], Exit.USAGE, "none.toml cannot be read"),
         (["--host", "192.0.2.1"], Exit.USAGE, "cannot listen on 192.0.2.1"),
         (["--host", ""], Exit.USAGE, "host must have"),
+        (["--host", "0.0.0.0"], Exit.USAGE, "--host 0.0.0.0 demands --token-keys FILE"),
+        (["--token-keys", "none.json"], Exit.USAGE, "--token-keys: none.json cannot be read"),
+        (["--token-keys", "https://k.example/j"], Exit.USAGE, "--token-key-hosts k.example"),
+        (["--tls-cert", "none.pem"], Exit.USAGE, "--tls-cert and --tls-key go together"),
+        (["--tls-cert", "a.pem", "--tls-key", "a.key"], Exit.USAGE, "a.pem cannot be read"),
+        (["--public-url", "https://a/b"], Exit.USAGE, "without a path"),
         (["--device", "cuda"], Exit.MODEL_REFUSED, "--device cpu"),
         (["--model", "none.onnx"], Exit.MODEL_REFUSED, "none.onnx"),
         (["--score-roles", "king"], Exit.USAGE, "'king'"),
@@ -98,6 +104,7 @@ def ready(**changed) -> Ready:
         "bus": "valkey 9.1 (embedded, private socket)",
         "policy": "eu-strict: scoring roles customer, self",
         "guard": Guard(loopback_only=True),
+        "streams": "up to 64 at once (not measured: demeanor calibrate)",
         "moved": (),
     }
     return Ready(**(given | changed))
@@ -112,12 +119,60 @@ def test_the_screen_says_what_is_on_and_how_to_turn_on_the_rest(loaded: OrtScore
     assert "!" not in text.replace("✔", "")
 
 
-def test_the_screen_warns_where_no_token_works(loaded: OrtScorer) -> None:
-    told = ready(model=loaded.loaded, guard=Guard(loopback_only=False), moved=("port 1 is in use",))
-    text = up.screen(Settings(host="0.0.0.0", redis_url="redis://x"), told)
+class AnyVerifier:
+    """Stands for keys that were read; the screen asks only whether there are any."""
+
+    def verify(self, token):
+        raise AssertionError(token)
+
+    def revoked(self, principal):
+        return False
+
+
+@pytest.mark.parametrize(
+    ("settings", "loopback", "there", "missing"),
+    [
+        ({}, True, ["bearer token  dev\n", "tokens      demeanor token keys"], ["!", "tls"]),
+        (
+            {"token_keys": "k/jwks.json"},
+            True,
+            ["keys from k/jwks.json; 'dev' works on this machine", "token  dev, or demeanor token"],
+            ["!", "○ off      tokens"],
+        ),
+        (
+            {"token_keys": "k/jwks.json", "host": "0.0.0.0"},
+            False,
+            ["keys from k/jwks.json\n", "token  demeanor token issue", "! tokens travel in clear"],
+            ["'dev'", "Only this machine"],
+        ),
+        (
+            {"token_keys": "k", "host": "0.0.0.0", "tls_cert": "c.pem", "tls_key": "k.pem"},
+            False,
+            ["✔ tls      c.pem"],
+            ["!", "k.pem"],
+        ),
+        (
+            {"token_keys": "k", "public_url": "https://calls.example"},
+            True,
+            ["✔ proxy    clients come by https://calls.example"],
+            ["!", "Only this machine"],
+        ),
+    ],
+)
+def test_the_screen_tells_which_tokens_work_and_what_is_in_clear(
+    loaded: OrtScorer, settings: dict[str, str], loopback: bool, there: list, missing: list
+) -> None:
+    verifier = AnyVerifier() if "token_keys" in settings else None
+    told = ready(model=loaded.loaded, guard=Guard(loopback, verifier))
+    text = up.screen(Settings(**settings), told)
+    assert [words for words in there if words not in text] == []
+    assert [words for words in missing if words in text] == []
+
+
+def test_the_screen_tells_which_port_gave_way(loaded: OrtScorer) -> None:
+    told = ready(model=loaded.loaded, moved=("port 1 is in use",))
+    text = up.screen(Settings(redis_url="redis://x"), told)
     assert "! port 1 is in use" in text
-    assert "every request will get 401" in text
-    assert "Only this machine" not in text
     assert "own Redis" not in text
 
 
