@@ -190,6 +190,7 @@ async def serving(
     policy=None,
     orders=None,
     audit=SILENT,
+    door=None,
     **settings,
 ):
     scoring = scoring or DirectScoring()
@@ -215,7 +216,7 @@ async def serving(
         audit=audit,
     )
     app = web.Application(middlewares=[middleware])
-    routes(app, whip)
+    routes(app, whip, **(door or {}))
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -291,9 +292,9 @@ class Publisher:
         await self.peer.setLocalDescription(await self.peer.createOffer())
         return self.peer.localDescription.sdp
 
-    async def publish(self, http, edit=lambda sdp: sdp):
+    async def publish(self, http, edit=lambda sdp: sdp, auth=AUTH):
         sdp = edit(await self.offer())
-        async with http.post(self.url, data=sdp, headers=AUTH | SDP_TYPE) as response:
+        async with http.post(self.url, data=sdp, headers=auth | SDP_TYPE) as response:
             body = await response.text()
             assert response.status == 201, body
             self.location = response.headers["Location"]
