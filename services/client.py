@@ -151,7 +151,17 @@ class Reader:
         # A proxy from the environment is not asked for the way to this very machine.
         here = is_loopback(urlsplit(self.url).hostname or "")
         protocols = [Subprotocol(PROTOCOL)]
-        return connect(self.url, subprotocols=protocols, proxy=None if here else True)
+        return connect(
+            self.url,
+            additional_headers=self._headers(),
+            subprotocols=protocols,
+            proxy=None if here else True,
+        )
+
+    def _headers(self) -> dict[str, str]:
+        """Return the header with the token; what no header can hold is no token and goes after."""
+        plain = self.token and self.token.isascii() and self.token.isprintable()
+        return {"Authorization": f"Bearer {self.token}"} if plain else {}
 
     def _judge(self, error: InvalidHandshake) -> str:
         """Return why it may work later. Raises :class:`NotEvents` when it will not."""
@@ -188,7 +198,7 @@ class Reader:
         return f"{code} {reason}".strip()
 
     async def _greet(self, connection: ClientConnection) -> None:
-        if self.token:
+        if self.token and not self._headers():
             await self._send(connection, {"type": "auth", "token": self.token})
         subscribe: dict[str, Any] = {"sessions": list(self.sessions), "snapshot": True}
         if not self._begun and not self.since:

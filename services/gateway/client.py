@@ -8,6 +8,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
 from pipeline.errors import BusError
+from services.audit import Audit
 from services.auth import Guard, Principal, Unauthorised
 from services.brake import Braked
 from services.clock import Clock
@@ -57,6 +58,7 @@ class Context(Protocol):
     hub: Hub
     guard: Guard
     clock: Clock
+    audit: Audit
     holders: Holders
     version: str
 
@@ -179,7 +181,7 @@ class Client:
     def _enter(self, principal: Principal) -> None:
         self.outbox.tenant = principal.tenant
         self._holder = self._context.holders.enter(principal, self.outbox)
-        self._requests = Requests(self._hub, self.outbox, principal)
+        self._requests = Requests(self._hub, self.outbox, principal, self._context.audit)
 
     def _renew(self, holder: Holder, requests: Requests, token: str) -> None:
         """Go on with a new token: same tenant and role, and no less than what is in use."""

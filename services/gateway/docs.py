@@ -3,6 +3,7 @@
 from html import escape
 
 ERRORS = {
+    "audit_away": "The audit log cannot be written, so nobody new may read; come back soon.",
     "auth_timeout": "Send the auth message within five seconds of connecting.",
     "at_capacity": "All streams of this server are in use; Retry-After says when to come back.",
     "bad_body": "The request body is not what this address takes; the message says what is.",

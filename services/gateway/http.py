@@ -217,7 +217,7 @@ class _Door:
             since = None
         try:
             with self._gateway.stream(principal) as outbox:
-                requests = Requests(self._hub, outbox, principal)
+                requests = Requests(self._hub, outbox, principal, self._gateway.audit)
                 try:
                     await sse.subscribe(requests, outbox, selection, since)
                     if not outbox.expects:  # over and read to the end: tells EventSource to stop

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from services.audit import SILENT, Audit, AuditAway
 from services.auth import Principal
 from services.bus.types import Session
 from services.gateway import access, protocol
@@ -24,8 +25,11 @@ SUBSCRIPTIONS = 64
 class Requests:
     """The requests of one reader, within what its token reads."""
 
-    def __init__(self, hub: Hub, outbox: Outbox, principal: Principal) -> None:
+    def __init__(
+        self, hub: Hub, outbox: Outbox, principal: Principal, audit: Audit = SILENT
+    ) -> None:
         self._hub = hub
+        self._audit = audit
         self._outbox = outbox
         self._principal = principal
         self._tenant = principal.tenant
@@ -95,7 +99,7 @@ class Requests:
         :class:`Closing` (4403) when the token does not read what is named.
         """
         if not access.readable(self._principal):
-            raise Closing(Code.FORBIDDEN, "forbidden", access.NO_SCOPE)
+            raise self._refused("no_scope", access.NO_SCOPE)
         await self._hub.serve(self._tenant)
         named = dict.fromkeys(
             [*since, *(name for name in selection.sessions if name != EVERYTHING)]
@@ -108,6 +112,7 @@ class Requests:
                 unknown.append(session_id)
             else:
                 sessions[session_id] = session
+        await self._write_down([*sessions, *([EVERYTHING] if selection.everything else [])])
         feeds: dict[str, Feed] = {}
         while missing := self._missing(selection, sessions, feeds):
             for session in missing:
@@ -124,8 +129,20 @@ class Requests:
         else:
             allowed = access.reads(self._principal, session)
         if not allowed:
-            raise Closing(Code.FORBIDDEN, "forbidden", access.NOT_READABLE)
+            raise self._refused("not_readable", access.NOT_READABLE, session_id)
         return session
+
+    async def _write_down(self, sessions: Iterable[str]) -> None:
+        """Put a row for each into the audit log: nobody reads what no row tells."""
+        try:
+            for session_id in sessions:
+                await self._audit.require("subscribed", self._principal, session=session_id)
+        except AuditAway as error:
+            raise Closing(Code.TRY_LATER, "audit_away", str(error), retry_after_ms=2000) from error
+
+    def _refused(self, why: str, reason: str, session_id: str | None = None) -> Closing:
+        self._audit.note("refused", self._principal, session=session_id, why=why)
+        return Closing(Code.FORBIDDEN, "forbidden", reason)
 
     def _missing(
         self, selection: Selection, named: dict[str, Session], feeds: dict[str, Feed]

@@ -89,6 +89,7 @@ class _Door:
             if error.retryable:
                 raise
             raise Problem(503, "orders_full", str(error), {"Retry-After": "60"}) from error
+        self._gateway.audit.note("revoked", principal, jti=order.jti)
         return web.Response(status=204)
 
 
