@@ -9,11 +9,11 @@ import msgspec
 from aiohttp import web
 
 from pipeline.events import PROTOCOL
-from pipeline.schema import asyncapi
 from services.auth import DEV_TOKEN, Principal
 from services.bus.types import Session
 from services.gateway import (
     access,
+    asyncapi,
     docs,
     entrance,
     health,
@@ -97,24 +97,7 @@ class _Door:
             gateway.queues,
             {"gateway": gateway.statistics, "bus": gateway.bus.statistics, **sources},
         )
-        self._asyncapi = asyncapi(
-            version=gateway.version,
-            sent=(
-                protocol.Hello,
-                protocol.Subscribed,
-                protocol.Resumed,
-                protocol.Unsubscribed,
-                protocol.Pong,
-                protocol.Drain,
-            ),
-            received=(
-                protocol.Auth,
-                protocol.Subscribe,
-                protocol.Resume,
-                protocol.Unsubscribe,
-                protocol.Ping,
-            ),
-        )
+        self._asyncapi = asyncapi.document(gateway.version)
         self._openapi = openapi.document(gateway.version)
         self.files = pages.files()
 

@@ -14,6 +14,7 @@ from pipeline.policy import Policy
 from services import problems
 from services.gateway import docs, http, pages, sse, views
 from services.gateway.feed import Feed
+from services.gateway.protocol import Code
 from tests.services.events import (
     KEY,
     NONE,
@@ -368,6 +369,11 @@ async def test_documents_name_every_address(bench, door):
     socket = await body(door, "/asyncapi.json")
     assert "subscribe" in socket["channels"]["events"]["messages"]
     assert "window.scored" in socket["channels"]["events"]["messages"]
+    assert set(socket["components"]["securitySchemes"]) == {"bearer", "ticket"}
+    assert all(f"* {int(code)}: " in socket["channels"]["events"]["description"] for code in Code)
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "ticket"}
+    assert {"bearer": []} in document["paths"]["/v1/sessions"]["get"]["security"]
+    assert {"ticket": []} in document["paths"]["/v1/events"]["get"]["security"]
 
 
 async def test_every_code_is_explained(bench, door):
