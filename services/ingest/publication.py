@@ -244,7 +244,7 @@ class Publication:
     def _judge_sizes(self, batch: Sequence[Encoded], oversized: int) -> None:
         if oversized:
             self._oversized_in_a_row += oversized
-        elif any(frame.kind == "video" for frame in batch):
+        elif any(frame.kind == "video" and frame.key for frame in batch):
             self._oversized_in_a_row = 0
         if self._oversized_in_a_row >= MAX_OVERSIZED:
             self.stop("bad_media")

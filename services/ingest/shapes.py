@@ -1,37 +1,37 @@
-"""How often a picture may change its size: a decoder starts anew with each change.
+"""The size of a picture as its key frame declares it, and how often it may change.
 
-Told from the encoded key frames, before anything is decoded. Pure: time is an argument.
+A decoder starts anew with each change. Told before anything is decoded. Pure: time is an argument.
 """
 
-import re
 from typing import Final
 
+from services.ingest import h264
 from services.ingest.packets import Frame
 from services.ingest.rates import TokenBucket
 
 CHANGES_PER_S: Final = 2
-
-_SPS: Final = re.compile(
-    rb"\x00\x00\x01[\x07\x27\x47\x67](.{1,64}?)(?=\x00\x00\x01|\x00*\Z)", re.DOTALL
-)
 _VP8_HEADER_BYTES: Final = 10
+_VP8_SIDE: Final = 0x3FFF
 
 
-def shape_of(codec: str, data: bytes) -> bytes:
-    """Return bytes of a key frame that differ when its size does; empty when it says none.
+def declared(codec: str, data: bytes) -> list[tuple[int, int]]:
+    """Return the sizes that a key frame declares, in pixels; empty when it says none.
 
-    VP8: both sides (RFC 6386 §9.1). H.264: the sequence parameter sets as they stand (§7.3.2.1).
+    VP8 says one in its first ten bytes (RFC 6386 §9.1), H.264 one in each parameter set.
     """
-    if codec == "VP8":
-        return data[6:_VP8_HEADER_BYTES] if len(data) >= _VP8_HEADER_BYTES else b""
-    return b"\n".join(_SPS.findall(data))
+    if codec != "VP8":
+        return h264.sizes(data)
+    if len(data) < _VP8_HEADER_BYTES:
+        return []
+    width, height = (int.from_bytes(data[at : at + 2], "little") & _VP8_SIDE for at in (6, 8))
+    return [(width, height)]
 
 
 class ShapeWatch:
     """Refuses, for one video track, sizes that follow each other too fast."""
 
     def __init__(self) -> None:
-        self._shape = b""
+        self._sizes: list[tuple[int, int]] = []
         self._changes = TokenBucket(CHANGES_PER_S, CHANGES_PER_S)
         self._refusing = False
 
@@ -40,9 +40,9 @@ class ShapeWatch:
 
         A frame is refused when its size would be the third new one within a second.
         """
-        if frame.key and (shape := shape_of(codec, frame.data)):
-            changed = shape != self._shape
-            self._refusing = changed and bool(self._shape) and not self._changes.take(now_s)
+        if frame.key and (sizes := declared(codec, frame.data)):
+            changed = sizes != self._sizes
+            self._refusing = changed and bool(self._sizes) and not self._changes.take(now_s)
             if not self._refusing:
-                self._shape = shape
+                self._sizes = sizes
         return not self._refusing

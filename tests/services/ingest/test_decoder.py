@@ -1,6 +1,7 @@
 """Real bitstreams through the decoder: sampled pictures, 16 kHz sound, damage that ends nothing."""
 
 import random
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -10,10 +11,8 @@ import pytest
 from pipeline.types import AudioChunk, VideoFrame
 from services.ingest.collector import Encoded
 from services.ingest.decoder import Decoder, acceptable
-from services.ingest.decoding import Decoding
 from services.ingest.items import Reached
 from services.ingest.packets import is_key
-from services.queues import Registry
 
 FPS = 30
 FRAME_TICKS = 16000 / FPS
@@ -198,11 +197,15 @@ def test_oversized_frames_never_reach_a_codec():
     assert (decoded.oversized, decoded.corrupt_video) == (1, 0)
 
 
-def test_h264_above_the_limit_is_refused_by_the_decoder():
+def test_h264_above_the_limit_is_refused_before_decoding_and_by_the_decoder():
     packets = encoded_video("H264", 3, size=(2048, 1088))
     decoded = Decoder().decode("s", packets)
     assert _frames(decoded) == []
-    assert decoded.corrupt_video == 3
+    assert (decoded.oversized, decoded.corrupt_video) == (1, 2)
+    unsaid = [replace(packet, key=False) for packet in packets]
+    decoded = Decoder().decode("s", unsaid)
+    assert _frames(decoded) == []
+    assert (decoded.oversized, decoded.corrupt_video) == (0, 3)
 
 
 def test_sessions_do_not_share_codecs_and_are_forgotten():
@@ -215,15 +218,3 @@ def test_sessions_do_not_share_codecs_and_are_forgotten():
     decoder.forget("a")
     decoder.forget("never seen")
     assert len(decoder) == 1
-
-
-async def test_the_worker_thread_answers_and_stops():
-    registry = Registry()
-    async with Decoding(registry, 2) as decoding:
-        decoded = await decoding.decode("s", encoded_audio("opus", 0.1))
-        assert _chunks(decoded)
-        await decoding.forget("s")
-        (queue,) = registry.statistics()
-        assert (queue.kind.name, queue.depth, queue.instances) == ("decoder_in", 0, 1)
-    (queue,) = registry.statistics()
-    assert queue.instances == 0
