@@ -25,8 +25,8 @@ from pipeline.errors import ModelRefused
 
 SHOWN: Final = 12
 """Differences listed before the rest is only counted."""
-BERT_HEAD: Final = 64
-"""Width of a head in every published BERT."""
+HEAD: Final = 64
+"""Width of a head in BERT-base, SigLIP-base and Whisper: where no config tells the number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,34 +163,77 @@ class _Loader:
     # where each part comes from
 
     def _vision(self) -> tuple[VisionSpec, Renamed]:
-        names, folder = self._tower("vision", self._given.vision)
-        file = folder / "config.json"
-        spec = config.vision(config.read(file) if file.is_file() else {}, file)
+        names, file = self._tower("vision", self._given.vision)
+        spec = (
+            config.vision(config.read(file), file) if file is not None else self._vision_of(names)
+        )
         last = f"encoder.layers.{spec.used_layers}."
         kept = {ours: name for ours, name in names.names.items() if not ours.startswith(last)}
-        self._report.ignored += [n for ours, n in names.names.items() if ours.startswith(last)]
+        unused = [name for ours, name in names.names.items() if ours.startswith(last)]
+        self._report.ignored += unused
+        self._taken.update(unused)
         wanted = self._main.get("mm_hidden_size", spec.hidden)
         if wanted != spec.hidden:
             self._problems.append(f"the vision tower is {spec.hidden} wide, not {wanted}")
         return spec, names.only(kept)
 
     def _audio(self) -> tuple[AudioSpec, Renamed]:
-        names, folder = self._tower("audio", self._given.audio)
-        file = folder / "config.json"
-        spec = config.audio(config.read(file) if file.is_file() else _WHISPER, file)
+        names, file = self._tower("audio", self._given.audio)
+        spec = config.audio(config.read(file), file) if file is not None else self._audio_of(names)
         wanted = self._main.get("audio_hidden_size", spec.hidden)
         if wanted != spec.hidden:
             self._problems.append(f"the audio tower is {spec.hidden} wide, not {wanted}")
         return spec, names
 
-    def _tower(self, tower: Tower, given: Path | None) -> tuple[Renamed, Path]:
+    def _vision_of(self, names: Renamed) -> VisionSpec:
+        """Read the shape of a tower inside the checkpoint off its tensors."""
+        hidden, _, patch, _ = self._shape(names, "embeddings.patch_embedding.weight", 4)
+        places, _ = self._shape(names, "embeddings.position_embedding.weight", 2)
+        return VisionSpec(
+            hidden=hidden,
+            layers=_count(names.names, "encoder.layers."),
+            heads=self._heads(hidden, "vision"),
+            intermediate=self._shape(names, "encoder.layers.0.mlp.fc1.weight", 2)[0],
+            image=round(places**0.5) * patch,
+            patch=patch,
+            eps=1e-6,
+        )
+
+    def _audio_of(self, names: Renamed) -> AudioSpec:
+        """The same for the encoder of sound."""
+        hidden, mels, _ = self._shape(names, "conv1.weight", 3)
+        return AudioSpec(
+            hidden=hidden,
+            layers=_count(names.names, "layers."),
+            heads=self._heads(hidden, "audio"),
+            intermediate=self._shape(names, "layers.0.fc1.weight", 2)[0],
+            mels=mels,
+            positions=self._shape(names, "embed_positions.weight", 2)[0],
+        )
+
+    def _shape(self, names: Renamed, name: str, axes: int) -> tuple[int, ...]:
+        shape = names.shape(name) if name in names else ()
+        if len(shape) != axes:
+            raise ModelRefused(f"{self._folder}: {name} of a tower is missing or misshapen")
+        return shape
+
+    def _heads(self, hidden: int, tower: Tower) -> int:
+        if hidden % HEAD:
+            raise ModelRefused(
+                f"the {tower} tower is {hidden} wide and nothing tells its number of heads: give "
+                f"the folder with its config.json by {towers.LAYOUTS[tower].option} DIR"
+            )
+        return hidden // HEAD
+
+    def _tower(self, tower: Tower, given: Path | None) -> tuple[Renamed, Path | None]:
+        """Return a tower's tensors and its config file, if it has one."""
         inner = towers.inside(tower, self._weights)
         folder = towers.find(tower, self._folder, self._main, given)
         if folder is None:
             if not inner:
                 raise towers.missing(tower, self._folder, self._main)
             self._report.sources[tower] = f"{self._folder} (inside the checkpoint)"
-            return Renamed(self._weights, inner), self._folder
+            return Renamed(self._weights, inner), None
         outer = self._stack.enter_context(Weights(folder))
         self._report.files += outer.files
         names = Renamed(outer, towers.outside(tower, outer))
@@ -198,7 +241,8 @@ class _Loader:
         self._report.sources[tower] = str(folder)
         if inner:
             self._compare(tower, names, Renamed(self._weights, inner))
-        return names, folder
+        file = folder / "config.json"
+        return names, file if file.is_file() else None
 
     def _compare(self, tower: Tower, outer: Renamed, inner: Renamed) -> None:
         """Both are there: the one outside counts, as in the reference; say how far they differ."""
@@ -245,13 +289,10 @@ class _Loader:
     def _bert_heads(self, folder: Path | None, hidden: int) -> int:
         file = folder / "config.json" if folder is not None else None
         if file is not None and file.is_file():
-            return int(config.read(file).get("num_attention_heads", hidden // BERT_HEAD))
-        if hidden % BERT_HEAD:
-            raise ModelRefused(
-                f"the gate's BERT is {hidden} wide, so its number of heads must be told: give the "
-                f"folder of its config with {towers.LAYOUTS['gate'].option} DIR"
-            )
-        return hidden // BERT_HEAD
+            told = config.read(file).get("num_attention_heads")
+            if told:
+                return int(told)
+        return self._heads(hidden, "gate")
 
     def _inside(self, tower: Tower) -> Renamed:
         return Renamed(self._weights, towers.inside(tower, self._weights))
@@ -397,14 +438,3 @@ def _count(names: Iterable[str], prefix: str) -> int:
 def _first(names: Renamed, name: str, otherwise: int) -> int:
     """Return the first axis of a tensor, or what it usually is (its absence is told later)."""
     return names.shape(name)[0] if name in names else otherwise
-
-
-_WHISPER: Final[config.Config] = {
-    "d_model": 1280,
-    "encoder_layers": 32,
-    "encoder_attention_heads": 20,
-    "encoder_ffn_dim": 5120,
-    "num_mel_bins": 128,
-    "max_source_positions": 1500,
-}
-"""Whisper large-v3: what a checkpoint with towers inside, and no config for them, was built of."""

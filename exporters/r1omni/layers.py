@@ -58,7 +58,8 @@ class Attention(nn.Module):
 
 def split(x: Tensor, heads: int) -> Tensor:
     """``(batch, tokens, heads * dim)`` → ``(batch, heads, tokens, dim)``."""
-    answer: Tensor = x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    batch, tokens, _ = x.shape
+    answer: Tensor = x.reshape(batch, tokens, heads, -1).transpose(1, 2)
     return answer
 
 
