@@ -9,6 +9,7 @@ import asyncio
 import secrets
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,21 +18,30 @@ import structlog
 from aiohttp import web
 
 from pipeline.events import LoadedModel
-from pipeline.policy import Policy
 from pipeline.scorer import OrtScorer
-from services import problems
+from services import calibration, policing, problems
+from services.addresses import Addresses
+from services.audit.log import AuditLog, default_folder
 from services.auth import Guard
 from services.bus.open import open_bus
 from services.clock import SystemClock
+from services.ending import Died, Ending, Watch
 from services.gateway import http as gateway_http
 from services.gateway.app import Gateway
+from services.identity import open as identity
 from services.ingest import http as ingest_http
+from services.ingest.admission import Admission
+from services.ingest.decoding import Decoding
 from services.ingest.sink import bus_sinks
 from services.ingest.whip import Whip
+from services.load import Meter
+from services.orders import Orders
+from services.process import Process
 from services.queues import Registry
 from services.scorer.loop import ScoringLoop
 from services.settings import Settings
-from services.sockets import address, listen
+from services.sockets import listen
+from services.tls import server_context
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +58,8 @@ class Ready:
     model: LoadedModel
     policy: str
     guard: Guard
+    streams: str
+    """How many streams it takes, and how that is known."""
     moved: tuple[str, ...]
     """One sentence per port that was taken."""
 
@@ -85,27 +97,45 @@ def open_doors(settings: Settings) -> Doors:
 
 
 @asynccontextmanager
-async def running(settings: Settings, doors: Doors, scorer: OrtScorer) -> AsyncIterator[Ready]:
-    """Run every service while the context lasts; yields once all doors are open."""
+async def running(
+    settings: Settings, doors: Doors, scorer: OrtScorer, ending: Ending
+) -> AsyncIterator[Ready]:
+    """Run every service while the context lasts; yields once all doors are open.
+
+    Leaving it drains what runs. ``ending`` is told when a part dies that must live.
+    """
     clock, queues = SystemClock(), Registry()
-    policy = Policy(settings.score_roles)
-    guard = Guard.bound_to([settings.host])
-    events_url = f"ws://{address(doors.events)}/v1/events"
+    settings, known = calibration.effective(settings, scorer.loaded.digest)
+    admission = Admission(settings.max_streams)
+    policy = policing.load(settings)
+    identity.check(settings)
+    tls = server_context(settings.tls_cert, settings.tls_key, clock)
+    known_as = Addresses.of(settings, doors.http, doors.events, secure=tls is not None)
     owner = f"ing_{secrets.token_hex(4)}"
     async with (
+        AuditLog(
+            settings.audit or default_folder(), clock=clock, policy=policy.tag, queues=queues
+        ) as audit,
         open_bus(settings) as opened,
+        Orders(opened.bus, clock) as orders,
+        identity.open_guard(settings, clock, orders) as guard,
         ScoringLoop(scorer, clock, max_age_ms=settings.max_age_ms, queues=queues) as scoring,
+        Meter(clock, scoring, opened.bus.ping, memory_limit_mb=settings.memory_limit_mb) as meter,
         Gateway(
             opened.bus,
             guard=guard,
             clock=clock,
             settings=settings,
             socket=doors.events,
-            events_url=events_url,
+            events_url=known_as.events,
             model=scorer.loaded,
             policy=policy,
             queues=queues,
+            orders=orders,
+            audit=audit,
+            tls=tls,
         ) as gateway,
+        Decoding.open(settings, queues) as decoding,
         Whip(
             settings,
             guard=guard,
@@ -114,37 +144,62 @@ async def running(settings: Settings, doors: Doors, scorer: OrtScorer) -> AsyncI
             policy=policy,
             model=scorer.loaded,
             clock=clock,
-            events_url=lambda _session_id: events_url,
+            events_url=lambda _session_id: known_as.events,
             queues=queues,
+            orders=orders,
+            audit=audit,
+            admission=admission,
+            rung=lambda: meter.rung,
+            decoding=decoding,
         ) as whip,
-        _http(doors.http, gateway, whip, scoring),
     ):
-        yield Ready(
-            http=f"http://{address(doors.http)}",
-            events=events_url,
-            bus=opened.description,
-            model=scorer.loaded,
-            policy=policy.sentence,
-            guard=guard,
-            moved=doors.moved(settings),
-        )
-        whip.drain()
-        await gateway.drain()
+        process = Process(settings, scorer.loaded, scoring, meter, gateway, whip, ending)
+        meter.on_measure(lambda load: admission.note(load, meter.rung, clock.monotonic_s()))
+        http = _http(doors.http, process, audit, known_as, tls)
+        async with http, Watch(ending, process.vital()):
+            yield Ready(
+                http=known_as.http,
+                events=known_as.events,
+                bus=opened.description,
+                model=scorer.loaded,
+                policy=policy.sentence,
+                guard=guard,
+                moved=doors.moved(settings),
+                streams=f"up to {settings.max_streams} at once ({known})",
+            )
+            audit.note("drained", None)
+            await process.drain()
 
 
 @asynccontextmanager
 async def _http(
-    bound: socket.socket, gateway: Gateway, whip: Whip, scoring: ScoringLoop
+    bound: socket.socket,
+    process: Process,
+    audit: AuditLog,
+    known_as: Addresses,
+    tls: ssl.SSLContext | None,
 ) -> AsyncIterator[None]:
-    """Serve WHIP, pages, REST, SSE and metrics on one socket."""
-    sources = {"ingest": lambda: _of_ingest(whip), "scorer": lambda: _of_scorer(scoring)}
+    """Serve WHIP, pages, REST, SSE, health and metrics on one socket."""
+    sources = {
+        "ingest": lambda: _of_ingest(process.whip),
+        "scorer": lambda: _of_scorer(process.scoring),
+        "audit": audit.statistics,
+        "load": process.meter.statistics,
+        "identity": lambda: identity.statistics(process.whip.guard),
+    }
     app = web.Application(middlewares=[problems.middleware])
-    ingest_http.routes(app, whip)
-    gateway_http.routes(app, gateway, sources=sources)
+    ingest_http.routes(
+        app,
+        process.whip,
+        allows=process.gateway.allows,
+        brake=process.gateway.brake,
+        addresses=known_as,
+    )
+    gateway_http.routes(app, process.gateway, sources=sources, vitals=process.vitals())
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
     await runner.setup()
     try:
-        await web.SockSite(runner, bound).start()
+        await web.SockSite(runner, bound, ssl_context=tls).start()
         yield
     finally:
         await runner.cleanup()
@@ -159,6 +214,23 @@ def _of_ingest(whip: Whip) -> dict[str, float]:
         "accepted_total": now.accepted,
         "refused_total": sum(now.refused.values()),
         "close_timeouts_total": now.close_timeouts,
+        "expired_sessions_total": now.untenured.get("expired", 0),
+        "revoked_sessions_total": now.untenured.get("revoked", 0),
+        **_of_decoder(whip),
+    }
+
+
+def _of_decoder(whip: Whip) -> dict[str, float]:
+    """Return the numbers of the decoder's process."""
+    now = whip.decoding.statistics()
+    return {
+        "decoder_running": now.running,
+        "decoder_restarts_total": now.restarts,
+        "decoder_crashes_total": now.ends.get("crashed", 0),
+        "decoder_kills_total": now.ends.get("killed", 0),
+        "decoder_late_total": now.ends.get("late", 0),
+        "decoder_lies_total": now.ends.get("lied", 0),
+        "decoder_lost_batches_total": now.lost_batches,
     }
 
 
@@ -171,26 +243,40 @@ def _of_scorer(scoring: ScoringLoop) -> dict[str, float]:
         "windows_total": now.windows,
         "skipped_windows_total": sum(now.skipped.values()),
         "failed_windows_total": sum(now.failures.values()),
+        "hangs_total": now.hangs,
         "batch_seconds_p95": (now.percentile_ms(0.95) or 0.0) / 1000,
     }
 
 
 async def serve(
-    settings: Settings, doors: Doors, scorer: OrtScorer, on_ready: Callable[[Ready], None]
+    settings: Settings,
+    doors: Doors,
+    scorer: OrtScorer,
+    on_ready: Callable[[Ready], None],
+    on_end: Callable[[float], object] = lambda _soft_s: None,
 ) -> None:
-    """Run until SIGINT or SIGTERM, then drain. A second signal ends the process at once."""
-    stop = asyncio.Event()
+    """Run until SIGINT, SIGTERM or ``POST /v1/drain``, then drain.
+
+    ``on_end`` is called when that begins, with the seconds that running streams may go on.
+
+    A second signal ends the process at once, as that signal does. Raises
+    :class:`~services.ending.Died` when a part died that must live.
+    """
+    ending = Ending()
     loop = asyncio.get_running_loop()
 
     def asked() -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
-        stop.set()
+        on_end(0.0)
+        ending.hard()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked)
-    async with running(settings, doors, scorer) as ready:
+    async with running(settings, doors, scorer, ending) as ready:
         on_ready(ready)
-        await stop.wait()
-        log.info("draining")
+        await ending.begun()
+        on_end(ending.soft_s)
+    if ending.died is not None:
+        raise Died(f"{ending.died} has ended; start the server again")

@@ -19,25 +19,24 @@ from services.gateway import (
     health,
     openapi,
     pages,
+    policing,
     protocol,
     sse,
     tokens,
     views,
 )
 from services.gateway.app import Gateway
-from services.gateway.entrance import Entrance, hostname, no_such_session
+from services.gateway.entrance import Entrance, hostname
 from services.gateway.metrics import CONTENT_TYPE, Metrics, Source
 from services.gateway.protocol import Closing, Code, Selection
 from services.gateway.requests import Requests
 from services.gateway.views import SessionView
+from services.policing import described
 from services.problems import Problem
 
 LIMIT = 50
 LARGEST_LIMIT = 200
-ERASE_S = 5.0
-"""How long DELETE waits for the owner to end the session by itself."""
 _LARGEST_MS = 2**53
-_NOT_YOURS = "only the session's own publisher or a token with the scope 'admin' may erase it"
 _encoder = msgspec.json.Encoder()
 
 
@@ -55,12 +54,12 @@ def routes(
     """
     entrance.install(app, gateway)
     tokens.routes(app, gateway)
+    policing.routes(app, gateway)
     door = _Door(gateway, {} if sources is None else sources)
     health.routes(app, gateway, vitals or health.Vitals(), Entrance(gateway).principal)
     get = app.router.add_get
     get("/v1/sessions", door.sessions)
     get("/v1/sessions/{session_id}", door.session)
-    app.router.add_delete("/v1/sessions/{session_id}", door.erase)
     get("/v1/sessions/{session_id}/state", door.state)
     get("/v1/sessions/{session_id}/timeline", door.timeline)
     get("/v1/sessions/{session_id}/events", door.session_events)
@@ -145,33 +144,8 @@ class _Door:
         to_ms = _number(request, "to_ms", _LARGEST_MS, 0, _LARGEST_MS)
         return _json(views.timeline(await self._hub.feed(session), from_ms, to_ms))
 
-    async def erase(self, request: web.Request) -> web.Response:
-        """End a session and erase its data: its owner does it, or we do when it is gone."""
-        session = await self._erasable(request)
-        asked = msgspec.structs.replace(session, erase=True)
-        await self._gateway.bus.announce(asked, session.lease_ms)
-        live = session.state == "live" and not self._hub.directory.is_lost(session.session_id)
-        if not (live and await self._hub.erased(session.session_id, ERASE_S)):
-            feed = await self._hub.feed(session)
-            await self._gateway.bus.erase_session(feed.key, session.epoch)
-            over = msgspec.structs.replace(asked, state="ended")
-            await self._gateway.bus.announce(over, self._gateway.clock.wall_ms())
-            feed.erase()
-        return web.Response(status=204)
-
     async def _session(self, request: web.Request) -> Session:
         return await self._entrance.session(request, self._entrance.reader(request))
-
-    async def _erasable(self, request: web.Request) -> Session:
-        principal = self._entrance.principal(request)
-        if not (principal.may("admin") or principal.ingest):
-            raise Problem(403, "forbidden", _NOT_YOURS)
-        session = await self._entrance.find(principal, request.match_info["session_id"])
-        if session is None:
-            raise no_such_session()
-        if not access.erases(principal, session):
-            raise Problem(403, "forbidden", _NOT_YOURS)
-        return session
 
     async def _view(self, session: Session) -> SessionView:
         feed = await self._hub.feed(session)
@@ -228,13 +202,7 @@ class _Door:
         policy = self._gateway.policy
         if policy is None:
             raise Problem(404, "no_policy", "this process scores nothing; ask the one that does")
-        return _json(
-            {
-                "jurisdiction": policy.jurisdiction,
-                "score_roles": list(policy.score_roles),
-                "text": policy.sentence,
-            }
-        )
+        return _json(described(policy))
 
     async def models(self, request: web.Request) -> web.Response:
         """The loaded model."""

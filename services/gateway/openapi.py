@@ -4,6 +4,8 @@ from typing import Any
 
 import msgspec
 
+from services.gateway.erasure import Erased
+from services.gateway.policing import Consented, ConsentRequest, Switch, SwitchRequest
 from services.gateway.tokens import Revocation, Ticket, TicketRequest
 from services.gateway.views import SORTS, Page, SessionView, StateView, Timeline
 from services.problems import CONTENT_TYPE as PROBLEM_TYPE
@@ -42,6 +44,11 @@ def document(version: str) -> dict[str, Any]:
             Ticket,
             TicketRequest,
             Revocation,
+            Consented,
+            ConsentRequest,
+            Erased,
+            Switch,
+            SwitchRequest,
             ProblemBody,
         ],
         ref_template="#/components/schemas/{name}",
@@ -49,7 +56,7 @@ def document(version: str) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Demeanor", "version": version},
-        "paths": _sessions() | _streams() | _tokens() | _about(),
+        "paths": _sessions() | _streams() | _tokens() | _policing() | _about(),
         "components": {
             "securitySchemes": _SCHEMES,
             "schemas": schemas,
@@ -64,11 +71,8 @@ def _sessions() -> dict[str, Any]:
     span = [_query("from_ms", "integer"), _query("to_ms", "integer")]
     form = _query("format", "string", enum=["json"])
     one = "/v1/sessions/{session_id}"
-    erase = {
-        "summary": "End the session and erase its data",
-        "security": _SECURITY,
-        "responses": {"204": {"description": "Erased"}, "default": _problem()},
-    }
+    erase = _json("End the session and erase its data", "Erased", [_query("participant", "string")])
+    erase["responses"]["204"] = {"description": "Erased; nobody asked what"}
     return {
         "/v1/sessions": {"get": _json("Sessions as they stand", "Page", [sort, state, *paging])},
         one: {
@@ -118,6 +122,21 @@ def _tokens() -> dict[str, Any]:
     return {
         "/v1/tickets": {"post": {**ticket, "requestBody": _body("TicketRequest")}},
         "/v1/revocations": {"post": revoke},
+    }
+
+
+def _policing() -> dict[str, Any]:
+    consent = _json("Agree to the notice, or withdraw: then all is erased", "Consented")
+    switch = _json("Switch scoring off or on (admin), obeyed within a second", "Switch")
+    return {
+        "/v1/sessions/{session_id}/consent": {
+            "parameters": [_session_id()],
+            "put": {**consent, "requestBody": _body("ConsentRequest")},
+        },
+        "/v1/scoring": {
+            "get": _json("How the kill switch stands", "Switch"),
+            "put": {**switch, "requestBody": _body("SwitchRequest")},
+        },
     }
 
 

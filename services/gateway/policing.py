@@ -1,6 +1,7 @@
-"""Consent and the kill switch over HTTP: ``/v1/sessions/{id}/consent`` and ``/v1/scoring``.
+"""Consent, erasure and the kill switch over HTTP.
 
-Both are standing orders, so whoever owns the sessions obeys within a second, wherever it runs.
+``PUT /v1/sessions/{id}/consent``, ``DELETE /v1/sessions/{id}`` and ``/v1/scoring``. Consent and the
+switch are standing orders, so whoever owns the sessions obeys within a second, wherever it runs.
 """
 
 from typing import Any, Final, Literal
@@ -24,8 +25,7 @@ CONSENT_STANDS_MS: Final = 600_000
 SWITCH_STANDS_MS: Final = 10 * 365 * 24 * 3_600_000
 """Until somebody switches again."""
 NOT_YOURS: Final = (
-    "only the session's own publisher or an admin may decide this: use a token with its "
-    "'ingest' scope"
+    "only the session's own publisher or a token with the scope 'admin' may decide this"
 )
 
 
@@ -67,25 +67,12 @@ class Switch(msgspec.Struct, frozen=True):
 
 
 def routes(app: web.Application, gateway: Gateway) -> None:
-    """Add both addresses to ``app``, whose middleware must be :mod:`services.problems`'s."""
+    """Add all addresses to ``app``, whose middleware must be :mod:`services.problems`'s."""
     door = _Door(gateway)
+    app.router.add_delete("/v1/sessions/{session_id}", door.erase)
     app.router.add_put("/v1/sessions/{session_id}/consent", door.consent)
     app.router.add_get("/v1/scoring", door.scoring)
     app.router.add_put("/v1/scoring", door.switch)
-
-
-async def owned(entrance: Entrance, principal: Principal, session_id: str) -> Session:
-    """Return a session that a token may decide about: its publisher's, or any to an admin.
-
-    Raises :class:`Problem`: 404 for sessions that the token cannot see, 403 for those it only
-    reads.
-    """
-    session = await entrance.find(principal, session_id)
-    if session is not None and access.erases(principal, session):
-        return session
-    if session is not None and access.reads(principal, session):
-        raise Problem(403, "forbidden", NOT_YOURS)
-    raise no_such_session()
 
 
 class _Door:
@@ -93,10 +80,23 @@ class _Door:
         self._gateway = gateway
         self._entrance = Entrance(gateway)
 
+    async def erase(self, request: web.Request) -> web.Response:
+        """End a session and erase its data: 204; with ``participant`` 200 and what is gone."""
+        principal, session = await self._owned(request)
+        participant = request.query.get("participant")
+        if participant not in (None, erasure.PARTICIPANT):
+            raise Problem(
+                404,
+                "no_such_participant",
+                f"a session has one participant: '{erasure.PARTICIPANT}'",
+            )
+        gone = await erasure.erase(self._gateway, session)
+        self._note_erased(principal, gone)
+        return web.Response(status=204) if participant is None else _json(gone)
+
     async def consent(self, request: web.Request) -> web.Response:
         """Take consent, or its withdrawal: then scoring stops and what there is is erased."""
-        principal = self._entrance.principal(request)
-        session = await owned(self._entrance, principal, request.match_info["session_id"])
+        principal, session = await self._owned(request)
         wish = await bodies.read(request, ConsentRequest)
         if wish.state == "granted":
             self._check_grant(session, wish)
@@ -112,10 +112,26 @@ class _Door:
         )
         if gone is not None:
             await erasure.finished(self._gateway, session)
-            self._gateway.audit.note(
-                "erased", principal, session=session.session_id, events=gone.events
-            )
+            self._note_erased(principal, gone)
         return _json(Consented(session.session_id, erasure.PARTICIPANT, wish.state, gone))
+
+    async def _owned(self, request: web.Request) -> tuple[Principal, Session]:
+        """Return who asks about a session of their own; an admin's own are all of the tenant.
+
+        Raises :class:`Problem`: 403 for somebody else's, 404 where there is none.
+        """
+        principal = self._entrance.principal(request)
+        if not (principal.may("admin") or principal.ingest):
+            raise Problem(403, "forbidden", NOT_YOURS)
+        session = await self._entrance.find(principal, request.match_info["session_id"])
+        if session is None:
+            raise no_such_session()
+        if not access.erases(principal, session):
+            raise Problem(403, "forbidden", NOT_YOURS)
+        return principal, session
+
+    def _note_erased(self, principal: Principal, gone: erasure.Erased) -> None:
+        self._gateway.audit.note("erased", principal, session=gone.session_id, events=gone.events)
 
     def _check_grant(self, session: Session, wish: ConsentRequest) -> None:
         policy = self._policy()
