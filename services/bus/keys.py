@@ -5,7 +5,7 @@ The braces are a Cluster hash tag: a stream's log and its channel share a slot.
 
 import msgspec
 
-from services.bus.types import Header, Record, StreamKey
+from services.bus.types import Header, Record, Session, StreamKey
 
 CTL = "demeanor:ctl"
 """Channel of directory changes."""
@@ -14,6 +14,7 @@ ORDERS = "demeanor:orders"
 """Hash of the standing orders: field ``<kind>:<name>``, value JSON."""
 
 _headers: msgspec.msgpack.Decoder[Header] = msgspec.msgpack.Decoder(Header)
+_sessions: msgspec.json.Decoder[Session] = msgspec.json.Decoder(Session)
 _encoder = msgspec.msgpack.Encoder()
 _LENGTH_BYTES = 2
 
@@ -72,3 +73,11 @@ def unpack_published(payload: bytes) -> Record:
         return unpack(payload[_LENGTH_BYTES:end], payload[end:])
     except msgspec.MsgspecError as error:
         raise ValueError("not a record of the result bus") from error
+
+
+def unpack_change(payload: bytes) -> Session:
+    """Return a directory change as announced. Raises :class:`ValueError` for anything else."""
+    try:
+        return _sessions.decode(payload)
+    except msgspec.MsgspecError as error:  # bytes that are no UTF-8 are a ValueError by themselves
+        raise ValueError("not a change of the directory") from error

@@ -29,7 +29,6 @@ from services.bus.types import (
     replay_of,
 )
 
-_sessions: msgspec.json.Decoder[Session] = msgspec.json.Decoder(Session)
 _LARGEST_SEQ = 2**63
 _LEASE_MS = 5_000
 """Longest lease that is counted on when keys expire by the server's own clock."""
@@ -245,8 +244,8 @@ class RedisChanges:
                 yield item
                 continue
             try:
-                change = _sessions.decode(item[1])
-            except msgspec.MsgspecError:
+                change = keys.unpack_change(item[1])
+            except ValueError:
                 continue  # not ours
             yield change
 

@@ -1,6 +1,7 @@
 """Reaching a Redis or Valkey server: one client, and a plain sentence for what is wrong with it."""
 
 import ipaddress
+import re
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,11 +71,12 @@ def client(url: str, password: str | None = None, ca: Path | None = None) -> Cli
 def _check(url: str, password: str | None, ca: Path | None) -> None:
     """Refuse what would weaken the connection or be ignored; ValueError for what is no URL."""
     parts = urlsplit(url)
-    if extra := sorted(parse_qs(parts.query, keep_blank_values=True).keys() - {"db"}):
-        # Options of the client: they could put the password into the open or the proof out.
+    if parse_qs(parts.query, keep_blank_values=True).keys() - {"db"}:
+        # Options of the client could put the password into the open or the proof of TLS out. They
+        # are not named here: what looks like one may be half a password.
         raise UsageError(
-            f"DEMEANOR_REDIS_URL may carry no option but db, not {', '.join(extra)}: "
-            "use DEMEANOR_REDIS_PASSWORD_FILE and DEMEANOR_REDIS_CA"
+            "DEMEANOR_REDIS_URL may carry no option but db: use DEMEANOR_REDIS_PASSWORD_FILE and "
+            "DEMEANOR_REDIS_CA, and write ? and # in a password as %3F and %23"
         )
     if password is not None and parts.password:
         raise UsageError(
@@ -107,16 +109,16 @@ def in_the_open(url: str) -> bool:
 
 
 def where(url: str) -> str:
-    """Return ``url`` without user, password and query, for people."""
-    bare = url.rpartition("@")[2].partition("?")[0]
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return bare
-    if not parts.scheme:
-        return bare
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}"
+    """Return ``url`` without user, password and query, for people.
+
+    What is no proper address may hold a password in odd places, so only what surely is none shows.
+    """
+    scheme, mark, rest = url.partition("://")
+    host, slash, path = rest.rpartition("@")[2].partition("?")[0].partition("/")
+    if not mark or scheme not in SCHEMES:
+        return url.rpartition("@")[2].partition("?")[0]
+    host = re.sub(r"(?<![:\d]):(?!\d*$).*", "", host) if "[" not in host else host
+    return f"{scheme}://{host}{slash}{path}"
 
 
 async def greet(client: Client, url: str) -> str:

@@ -221,7 +221,7 @@ def _head(section: _Section) -> tuple[str, int, str, list[str]]:
 def _media(head: tuple[str, int, str, list[str]], section: _Section, session: _Section) -> Media:
     kind, port, protocol, formats = head
     if protocol not in ("UDP/TLS/RTP/SAVPF", "UDP/TLS/RTP/SAVP"):
-        raise _unusable(f"the {kind} section uses {protocol}: WebRTC needs UDP/TLS/RTP/SAVPF")
+        raise _unusable(f"the {kind} section uses {protocol[:32]}: WebRTC needs UDP/TLS/RTP/SAVPF")
     if port == 0:
         raise _unusable(f"the {kind} section has port 0: leave out a track that is not sent")
     mid = section.one("mid")
@@ -288,7 +288,7 @@ def _setup(section: _Section, session: _Section) -> Setup:
         case "passive":
             return "passive"
         case other:
-            raise _unusable(f"'a=setup:{other or ''}' cannot be answered: offer actpass")
+            raise _unusable(f"'a=setup:{(other or '')[:32]}' cannot be answered: offer actpass")
 
 
 def _codecs(kind: Kind, formats: list[str], section: _Section) -> tuple[Codec, ...]:

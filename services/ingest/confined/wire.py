@@ -127,7 +127,7 @@ def hello(body: bytes) -> Hello:
     """Return the decoder's first message. Raises :class:`Lied`."""
     try:
         return _hellos.decode(body)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Lied("the greeting") from error
 
 

@@ -103,7 +103,7 @@ async def test_address_that_is_none(url):
 
 @pytest.mark.parametrize("option", ["ssl_cert_reqs=none", "password=x", "ssl_check_hostname=0"])
 async def test_an_option_in_the_address_is_refused(option):
-    with pytest.raises(UsageError, match=f"no option but db, not {option.split('=')[0]}"):
+    with pytest.raises(UsageError, match="no option but db"):
         async with RedisBus.at(f"rediss://127.0.0.1?{option}"):
             pass
 
@@ -130,7 +130,10 @@ def test_where_hides_who():
     assert where("rediss://me:secret@host:7000/2?timeout=5") == "rediss://host:7000/2"
     assert where("unix://:secret@/run/bus.sock?db=0") == "unix:///run/bus.sock"
     assert where(":secret@host?x=1") == "host"
-    assert where("redis://me:secret@[::1") == "[::1"
+    assert where("redis://me:secret@[::1") == "redis://[::1"
+    assert where("redis://me:secret") == "redis://me"
+    assert where("redis://me:se#cr?et@host:1/0") == "redis://host:1/0"
+    assert where("redis://me:9secret") == "redis://me"
 
 
 def test_versions():
