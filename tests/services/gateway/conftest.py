@@ -15,6 +15,7 @@ from services.clock import SystemClock
 from services.gateway.app import Gateway
 from services.settings import Settings
 from tests.services.events import record, session
+from tests.services.identity.tokens import Issuer
 from tests.services.valkey import Valkey
 
 AUTH = {"Authorization": "Bearer dev"}
@@ -117,4 +118,21 @@ def valkey():
 @pytest.fixture
 async def redis_bench(valkey):
     async with RedisBus.at(valkey.url) as bus, opened(bus) as bench:
+        yield bench
+
+
+@pytest.fixture
+def issuer(tmp_path):
+    return Issuer(tmp_path)
+
+
+@pytest.fixture
+async def acme(issuer):
+    """A gateway with tokens: tenant acme has ses_a and ses_b, tenant rival has ses_r."""
+    from tests.services.gateway.trust import trusted
+
+    async with trusted(issuer) as bench:
+        await bench.session("ses_a", "a")
+        await bench.session("ses_b", "b")
+        await bench.session("ses_r", "a", "rival")
         yield bench
