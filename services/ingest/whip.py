@@ -296,7 +296,7 @@ class Whip:
                 raise self._busy("no_udp_port", f"{error}: try again later") from None
             raise
         finally:
-            self._opening[request.principal.token_id] -= 1
+            self._opening -= Counter([request.principal.token_id])
         publication.attach(session)
         return self._register(request, publication, answer)
 
