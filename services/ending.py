@@ -115,7 +115,7 @@ def last_resort(limit_s: float = HARD_S, *, code: int = 1) -> threading.Timer:
     """
 
     def end() -> None:
-        print("demeanor: something hangs; ended without waiting for it", file=sys.stderr)
+        sys.stderr.write("demeanor: something hangs; ended without waiting for it\n")
         sys.stderr.flush()
         os._exit(code)
 

@@ -82,10 +82,17 @@ class InstanceLock:
             file.close()
             raise AlreadyRunning(self._name, *holder) from None
         self._file = file
-        file.truncate(0)
-        json.dump({"pid": os.getpid(), "note": self._note}, file)
-        file.flush()
+        self.tell(self._note)
         return self
+
+    def tell(self, note: str) -> None:
+        """Note where the holder really listens, for whoever finds the lock taken."""
+        if self._file is None:
+            raise RuntimeError("the lock is not held")
+        self._file.seek(0)
+        self._file.truncate()
+        json.dump({"pid": os.getpid(), "note": note}, self._file)
+        self._file.flush()
 
     def __exit__(self, *_: object) -> None:
         # The file stays: removing it would let two holders lock two files of one name.

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from services.cli import doctor, evaluate, models, push, run, up, watch
+from services.cli import calibrate, doctor, drain, evaluate, models, push, run, up, watch
 
 app = typer.Typer(
     name="demeanor",
@@ -48,6 +48,8 @@ app.command()(up.up)
 app.command()(run.run)
 app.command()(push.push)
 app.command()(watch.watch)
+app.command()(calibrate.calibrate)
+app.command()(drain.drain)
 app.command()(doctor.doctor)
 app.command()(evaluate.evaluate)
 app.add_typer(models.app, name="models")
