@@ -116,6 +116,7 @@ class Gateway:
         self._strangers: set[Client] = set()
         self._streams: set[Outbox] = set()
         self._server: Server | None = None
+        self._sweeper: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as opening:
@@ -125,9 +126,9 @@ class Gateway:
             opening.enter_context(self.tickets.registered(self.queues))
             opening.enter_context(self.brake.registered(self.queues, "gw_brake"))
             opening.callback(self.orders.on_change(self.holders.check_revoked))
-            sweeper = asyncio.create_task(self._sweep(), name="gateway-sweep")
-            sweeper.add_done_callback(self._swept)
-            opening.push_async_callback(cancelled, sweeper)
+            self._sweeper = asyncio.create_task(self._sweep(), name="gateway-sweep")
+            self._sweeper.add_done_callback(self._swept)
+            opening.push_async_callback(cancelled, self._sweeper)
             await self._listen()
             self._opened = opening.pop_all()
         return self
@@ -211,6 +212,11 @@ class Gateway:
             or len(self._clients) + len(self._streams) >= CONNECTIONS
             or len(self._strangers) >= UNAUTHENTICATED
         )
+
+    @property
+    def watching(self) -> bool:
+        """Tell whether the sweep runs that ends connections with their tokens."""
+        return self._sweeper is not None and not self._sweeper.done()
 
     def refuse(self) -> None:
         """Count a connection that was turned away."""
