@@ -26,6 +26,7 @@ from services.auth import Guard
 from services.bus.open import open_bus
 from services.clock import SystemClock
 from services.ending import Died, Ending, Watch
+from services.front import Front
 from services.gateway import http as gateway_http
 from services.gateway.app import Gateway
 from services.identity import open as identity
@@ -180,12 +181,14 @@ async def _http(
     tls: ssl.SSLContext | None,
 ) -> AsyncIterator[None]:
     """Serve WHIP, pages, REST, SSE, health and metrics on one socket."""
+    front = Front()
     sources = {
         "ingest": lambda: _of_ingest(process.whip),
         "scorer": lambda: _of_scorer(process.scoring),
         "audit": audit.statistics,
         "load": process.meter.statistics,
         "identity": lambda: identity.statistics(process.whip.guard),
+        "http": front.statistics,
     }
     app = web.Application(middlewares=[problems.middleware])
     ingest_http.routes(
@@ -196,13 +199,8 @@ async def _http(
         addresses=known_as,
     )
     gateway_http.routes(app, process.gateway, sources=sources, vitals=process.vitals())
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
-    await runner.setup()
-    try:
-        await web.SockSite(runner, bound, ssl_context=tls).start()
+    async with front.serving(app, bound, tls):
         yield
-    finally:
-        await runner.cleanup()
 
 
 def _of_ingest(whip: Whip) -> dict[str, float]:

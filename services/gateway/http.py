@@ -35,7 +35,6 @@ from services.policing import described
 from services.problems import Problem
 
 LIMIT = 50
-LARGEST_LIMIT = 200
 _LARGEST_MS = 2**53
 _encoder = msgspec.json.Encoder()
 
@@ -110,7 +109,7 @@ class _Door:
             raise Problem(
                 400, "bad_sort", f"sort by one of: {', '.join(views.SORTS)}; '-' turns it"
             )
-        limit = _number(request, "limit", LIMIT, 1, LARGEST_LIMIT)
+        limit = _number(request, "limit", LIMIT, 1, views.LARGEST_LIMIT)
         await self._hub.serve(principal.tenant)
         every = [
             await self._view(session)
@@ -301,6 +300,6 @@ def _number(request: web.Request, name: str, default: int, least: int, most: int
     text = request.query.get(name)
     if text is None:
         return default
-    if not text.isdecimal() or not least <= int(text[:20]) <= most:
+    if not text.isdecimal() or len(text) > 20 or not least <= int(text) <= most:
         raise Problem(400, "bad_query", f"{name} must be a whole number from {least} to {most}")
     return int(text)

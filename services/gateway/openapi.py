@@ -7,7 +7,7 @@ import msgspec
 from services.gateway.erasure import Erased
 from services.gateway.policing import Consented, ConsentRequest, Switch, SwitchRequest
 from services.gateway.tokens import Revocation, Ticket, TicketRequest
-from services.gateway.views import SORTS, Page, SessionView, StateView, Timeline
+from services.gateway.views import LARGEST_LIMIT, SORTS, Page, SessionView, StateView, Timeline
 from services.problems import CONTENT_TYPE as PROBLEM_TYPE
 from services.problems import Body as ProblemBody
 
@@ -67,7 +67,8 @@ def document(version: str) -> dict[str, Any]:
 def _sessions() -> dict[str, Any]:
     sort = _query("sort", "string", enum=[*SORTS, *(f"-{name}" for name in SORTS)])
     state = _query("state", "string", enum=["calm", "watch", "high", "no_evidence"])
-    paging = [_query("limit", "integer"), _query("after", "string")]
+    limit = _query("limit", "integer", minimum=1, maximum=LARGEST_LIMIT)
+    paging = [limit, _query("after", "string")]
     span = [_query("from_ms", "integer"), _query("to_ms", "integer")]
     form = _query("format", "string", enum=["json"])
     one = "/v1/sessions/{session_id}"
@@ -145,7 +146,6 @@ def _about() -> dict[str, Any]:
     plain = {
         "/v1/config": "What the page needs",
         "/version": "Version of the server",
-        "/livez": "The process runs",
         "/readyz": "The process may take traffic (503 with reasons otherwise)",
         "/asyncapi.json": "The event socket",
         "/openapi.json": "This document",
@@ -165,6 +165,11 @@ def _about() -> dict[str, Any]:
     }
     page = {"200": {"description": "Page", "content": {"text/html": {}}}}
     paths["/docs/errors"] = {"get": {"summary": "What error codes mean", "responses": page}}
+    alive = {
+        status: {"description": words, "content": {"text/plain": {}}}
+        for status, words in (("200", "It does"), ("503", "The event loop is stuck"))
+    }
+    paths["/livez"] = {"get": {"summary": "The process runs", "responses": alive}}
     text = {"200": {"description": "Metrics", "content": {"text/plain": {}}}}
     paths["/metrics"] = {
         "get": {
@@ -203,9 +208,8 @@ def _problem() -> dict[str, Any]:
     return {"description": "A problem (RFC 9457)", "content": content}
 
 
-def _query(name: str, kind: str, enum: list[str] | None = None) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": kind} if enum is None else {"type": kind, "enum": enum}
-    return {"name": name, "in": "query", "schema": schema}
+def _query(name: str, kind: str, **limits: object) -> dict[str, Any]:
+    return {"name": name, "in": "query", "schema": {"type": kind, **limits}}
 
 
 def _session_id() -> dict[str, Any]:

@@ -12,6 +12,9 @@ from services.gateway.feed import Feed
 Window = events.WindowScored | events.WindowSkipped
 _WINDOWS = ("window.scored", "window.skipped")
 
+LARGEST_LIMIT = 200
+"""Sessions on one page."""
+
 
 class SessionView(msgspec.Struct, frozen=True, kw_only=True):
     """One session as it stands; null = no value now."""
