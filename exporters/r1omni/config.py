@@ -91,7 +91,7 @@ def decoder(config: Config, file: Path) -> DecoderSpec:
         rms_eps=float(config.get("rms_norm_eps", 1e-6)),
         tied=bool(config.get("tie_word_embeddings", False)),
         eos=_eos(config),
-        moe=_moe(config, layers, file) if config.get("num_experts") else None,
+        moe=_moe(config, layers, file) if _experts(config) else None,
     )
 
 
@@ -107,12 +107,17 @@ def _eos(config: Config) -> int:
     return int(eos[0] if isinstance(eos, list) else eos or 0)
 
 
+def _experts(config: Config) -> int:
+    """Published configs and newer savers name it differently."""
+    return int(config.get("num_experts") or config.get("num_local_experts") or 0)
+
+
 def _moe(config: Config, layers: int, file: Path) -> MoeSpec:
     step = int(config.get("decoder_sparse_step", 1))
     plain = set(config.get("mlp_only_layers") or ())
     sparse = (i for i in range(layers) if i not in plain and (i + 1) % step == 0)
     return MoeSpec(
-        experts=_number(config, "num_experts", file),
+        experts=_experts(config),
         top_k=_number(config, "num_experts_per_tok", file),
         intermediate=_number(config, "moe_intermediate_size", file),
         norm_topk=bool(config.get("norm_topk_prob", False)),
