@@ -26,7 +26,7 @@ GENESIS: Final = "0" * 64
 FILE_BYTES: Final = 16 * 1024 * 1024
 """A file that is this long is followed by the next."""
 HEAD: Final = "head.json"
-_LOCK: Final = "lock"
+LOCK: Final = "lock"
 Row = dict[str, Any]
 
 
@@ -87,7 +87,7 @@ class Chain:
         Raises :class:`OSError` when it cannot be used and :class:`ChainBroken` when it was changed.
         """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._locked():
+        with locked(self._folder):
             return self._settled()
 
     def append(self, rows: Iterable[Row]) -> Head:
@@ -95,7 +95,7 @@ class Chain:
 
         Raises :class:`OSError` (disk full) and :class:`ChainBroken`; then nothing was written.
         """
-        with self._locked():
+        with locked(self._folder):
             head = self._settled()
             if head.size >= self._file_bytes:
                 head = msgspec.structs.replace(head, file=head.file + 1, size=0)
@@ -158,14 +158,16 @@ class Chain:
         self._put_head(after)
         return after
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        descriptor = os.open(self._folder / _LOCK, os.O_WRONLY | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep every process out of the folder's files while inside. Raises :class:`OSError`."""
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _followed(head: Head, tail: bytes, path: Path) -> Head:
