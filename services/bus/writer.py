@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from pipeline.errors import BusError
-from pipeline.events import Event
+from pipeline.events import Event, SessionEnded
 from services.bus.backoff import Backoff
 from services.bus.ring import Ring
 from services.bus.types import LOG_RECORDS, LogLost, ResultBus, Session, StreamKey
@@ -24,8 +24,11 @@ from services.tasks import cancelled
 LEASE_MS = 3_000
 RENEW_S = 1.0
 BATCH_RECORDS = 64
-CLOSE_S = 5.0
-"""How long :meth:`StreamWriter.close` may take to write out what is held."""
+CLOSE_S = 35.0
+"""How long :meth:`StreamWriter.close` may take to write out what is held: an outage of half a
+minute costs nothing, the end of a session included."""
+DRAIN_S = 15.0
+"""The same for a session that its process ended to end itself."""
 
 Stop = Literal["fenced", "erased"]
 """``fenced``: a newer publisher owns the stream. ``erased``: the session's data must go."""
@@ -75,6 +78,7 @@ class StreamWriter:
         self._renew_at_s = 0.0
         self._verify = False
         self._closing = False
+        self._close_s = CLOSE_S
         self._announced = False
         self._task: asyncio.Task[None] | None = None
         self.stopped: Stop | None = None
@@ -99,6 +103,8 @@ class StreamWriter:
         now_s = self._clock.monotonic_s()
         for event in events:
             self._ring.put(event, now_s)
+            if isinstance(event, SessionEnded) and event.reason == "drained":
+                self._close_s = DRAIN_S
         self._wake.set()
 
     def erase(self) -> None:
@@ -106,14 +112,18 @@ class StreamWriter:
         self._erase_asked()
 
     async def close(self) -> None:
-        """Write out what is held within :data:`CLOSE_S`, mark the session ended, stop."""
+        """Write out what is held, mark the session ended, stop.
+
+        Takes as long as an outage does, at most :data:`CLOSE_S`, or :data:`DRAIN_S` in a process
+        that drains.
+        """
         self._closing = True
         self._wake.set()
         if self._registered is not None:
             self._registered.close()
         if self._task is None:
             return
-        _, late = await asyncio.wait([self._task], timeout=CLOSE_S)
+        _, late = await asyncio.wait([self._task], timeout=self._close_s)
         if late:
             _log.warning("events left unwritten", count=self._ring.pending)
         await cancelled(self._task)
