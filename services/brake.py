@@ -89,6 +89,8 @@ def sender(address: str | None, headers: Mapping[str, str]) -> str:
         parsed = ipaddress.ip_address(told.partition("%")[0])
     except ValueError:
         return address or ""
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is None:
-        return str(ipaddress.ip_network((parsed, _IPV6_PREFIX), strict=False))
-    return str(parsed)
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((parsed, _IPV6_PREFIX), strict=False))

@@ -42,6 +42,7 @@ class Process:
         """Name what must live; a scorer that hangs cannot be ended, so the process is."""
         return {
             "the gateway's hub": lambda: self.gateway.hub.running,
+            "the watch over tokens": lambda: self.gateway.watching,
             "the watch over publishers": lambda: self.whip.running,
             "the meter": lambda: self.meter.running,
             "the scorer": lambda: self.scoring.hung_s < HUNG_S,

@@ -205,6 +205,18 @@ class Gateway:
                 self.brake.failed(peer, now_s)
             raise
 
+    def redeem(self, ticket: str, session_id: str | None = None) -> Principal:
+        """Return who brings a one-use ticket; ``session_id``: the session that is asked for.
+
+        Raises :class:`~services.auth.Unauthorised`, also when its token has ended meanwhile.
+        """
+        principal = self.tickets.redeem(ticket, session_id)
+        ends_s = principal.expires_s
+        over = ends_s is not None and self.clock.wall_ms() >= ends_s * 1000
+        if over or self.guard.revoked(principal):
+            raise Unauthorised("the token of this ticket has expired or was revoked")
+        return principal
+
     def full(self) -> bool:
         """Tell whether there is no room for another connection."""
         return (

@@ -96,7 +96,7 @@ class Entrance:
             return self.reader(request)
         self.check_host(request)
         try:
-            return self._gateway.tickets.redeem(ticket, session_id)
+            return self._gateway.redeem(ticket, session_id)
         except Unauthorised as error:
             raise Problem(401, "unauthorised", str(error), _CHALLENGE) from error
 
@@ -141,8 +141,8 @@ class Entrance:
 
     def check_origin(self, request: web.Request) -> None:
         """Refuse pages of others."""
-        origin = request.headers.get(hdrs.ORIGIN)
-        if origin is None or self._own(request, origin):
+        origin = ", ".join(request.headers.getall(hdrs.ORIGIN, []))
+        if not origin or self._own(request, origin):
             return
         if not self._gateway.allows(origin, local_address(request)):
             raise Problem(

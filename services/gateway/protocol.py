@@ -194,9 +194,11 @@ def in_words(error: Exception) -> str:
     """Return what is wrong with a JSON text as one sentence that names the field."""
     if not isinstance(error, msgspec.ValidationError):
         return "this is no JSON: send one object, in UTF-8"
-    found, _, path = str(error).partition(" - at `$")
+    found, _, place = str(error).partition(" - at ")
     words = found[:1].lower() + found[1:].replace("`", "'")
-    field = path.rstrip("`").removeprefix(".").removesuffix("[...]")
-    if field.startswith("key"):
-        return f"a name in the message is wrong: {words}"
+    kind, inside, path = place.partition("` in `")
+    field = (path if inside else kind).strip("`").removeprefix("$").lstrip(".")
+    field = field.removesuffix("[...]")
+    if inside:
+        return f"a name in '{field}' is wrong: {words}"
     return f"the field '{field}' is wrong: {words}" if field else f"the message is wrong: {words}"

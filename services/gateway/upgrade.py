@@ -20,7 +20,6 @@ from services.brake import Braked, sender
 from services.gateway.access import TOKEN_NAMES
 from services.gateway.holders import Holders
 from services.gateway.protocol import PATH, Closing, Code
-from services.gateway.tickets import Tickets
 
 TICKET = "ticket"
 _RETRY_S = 3
@@ -30,11 +29,13 @@ class Visited(Protocol):
     """What the door needs of the gateway."""
 
     guard: Guard
-    tickets: Tickets
     holders: Holders
 
     def identify(self, token: str | None, headers: dict[str, str], peer: str) -> Principal:
         """Return who a token stands for."""
+
+    def redeem(self, ticket: str) -> Principal:
+        """Return who brings a ticket."""
 
     def full(self) -> bool:
         """Tell whether there is no room for another connection."""
@@ -115,7 +116,7 @@ def look(gateway: Visited, visitor: Visitor, request: Request) -> Response | Non
 def _identify(gateway: Visited, visitor: Visitor, ticket: str | None) -> None:
     token = bearer(visitor.headers)
     if ticket is not None:
-        visitor.principal = gateway.tickets.redeem(ticket)
+        visitor.principal = gateway.redeem(ticket)
     elif token is not None:
         visitor.principal = gateway.identify(token, visitor.headers, visitor.peer)
     if visitor.principal is not None:
