@@ -85,7 +85,7 @@ class Decoding:
         self._waiting = 0
         self._told = False
         self._queue = queues.add(
-            "decoder_in",
+            "decoder_batches",
             bound=max_sessions + 1,
             unit="batches",
             rule="block",
@@ -194,7 +194,7 @@ class Decoding:
         backoff = Backoff()
         while True:
             try:
-                self._held = child = await Child.start(self._memory_mb * 2**20, self._program)
+                self._held = child = Child.start(self._memory_mb * 2**20, self._program)
                 self._note((await child.greeting(START_S)).filtered)
             except (OSError, Lost) as error:
                 _log.warning("the decoder did not start", error=str(error))

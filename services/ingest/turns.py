@@ -41,7 +41,8 @@ class Turns:
             yield
         finally:
             self._used_s[owner] = tag + self._now() - began_s
-            self._pass_on()
+            # Later, so that an owner that wants another turn at once is judged with the others.
+            asyncio.get_running_loop().call_soon(self._pass_on)
 
     def forget(self, owner: str) -> None:
         """Drop what is kept of an owner."""

@@ -59,12 +59,15 @@ class Lost(Exception):
 class Child(asyncio.Protocol):
     """One decoder process, from :meth:`start` to :meth:`end`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], shared: mmap.mmap) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], ours: socket.socket, shared: mmap.mmap
+    ) -> None:
         self.gone = asyncio.Event()
         """Set when it has closed its end or was given up."""
         self.cause: Cause = "crashed"
         """Why it is gone; sure after :meth:`end`."""
         self._process = process
+        self._socket = ours
         self._shared = shared
         self._area: NDArray[np.uint8] = np.frombuffer(shared, np.uint8)
         self._transport: asyncio.Transport | None = None
@@ -75,8 +78,8 @@ class Child(asyncio.Protocol):
         self._number = 0
 
     @classmethod
-    async def start(cls, memory_bytes: int, program: str = WORKER) -> Self:
-        """Start the process; :meth:`greeting` tells when it is ready. Raises :class:`OSError`.
+    def start(cls, memory_bytes: int, program: str = WORKER) -> Self:
+        """Start the process, in a few ms; then :meth:`greeting`. Raises :class:`OSError`.
 
         ``program`` is the module whose ``main`` it runs. To be called from the main thread: the
         process dies with the thread that started it.
@@ -84,8 +87,9 @@ class Child(asyncio.Protocol):
         ours, theirs = socket.socketpair()
         memory = _memory()
         try:
+            shared = mmap.mmap(memory, wire.AREA_BYTES)
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
-            process = subprocess.Popen(  # noqa: S603, ASYNC220 - our own program; a few ms
+            process = subprocess.Popen(  # noqa: S603 - our own program
                 _command(program, memory, memory_bytes),
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
@@ -95,7 +99,6 @@ class Child(asyncio.Protocol):
                 pass_fds=(memory,),
                 start_new_session=True,
             )
-            child = cls(process, mmap.mmap(memory, wire.AREA_BYTES))
         except BaseException:
             ours.close()
             raise
@@ -103,9 +106,7 @@ class Child(asyncio.Protocol):
             theirs.close()
             os.close(memory)
         ours.setblocking(False)
-        loop = asyncio.get_running_loop()
-        await loop.create_connection(lambda: child, sock=ours)
-        return child
+        return cls(process, ours, shared)
 
     @property
     def pid(self) -> int:
@@ -114,6 +115,8 @@ class Child(asyncio.Protocol):
 
     async def greeting(self, patience_s: float) -> wire.Hello:
         """Wait until it is ready. Raises :class:`Lost`."""
+        loop = asyncio.get_running_loop()
+        await loop.create_connection(lambda: self, sock=self._socket)
         body = await self._answer(patience_s)
         try:
             return wire.hello(body)
@@ -155,6 +158,8 @@ class Child(asyncio.Protocol):
         self.kill("closed")
         if self._transport is not None:
             self._transport.abort()
+        else:
+            self._socket.close()
         await self._death()
         self._area = np.empty(0, np.uint8)
         self._shared.close()

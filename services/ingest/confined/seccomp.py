@@ -71,14 +71,20 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
+def supported() -> bool:
+    """Tell whether there is a filter for this kind of machine."""
+    known = platform.machine() in _MACHINES and sys.byteorder == "little"
+    return sys.platform == "linux" and known
+
+
 def install() -> bool:
     """Filter this process, all its threads, for good; False where that cannot be done.
 
     The caller has set ``PR_SET_NO_NEW_PRIVS``.
     """
-    column = _MACHINES.get(platform.machine())
-    if sys.platform != "linux" or column is None or sys.byteorder != "little":
+    if not supported():
         return False
+    column = _MACHINES[platform.machine()]
     code = program(column)
     filled = _Program(len(code) // 8, code)
     libc = ctypes.CDLL(None)

@@ -8,12 +8,16 @@ and starts another.
 import mmap
 import os
 import sys
+from typing import Final
 
 import numpy as np
 
 from services.ingest.confined import wire
 from services.ingest.confined.cage import confine
 from services.ingest.decoder import Decoder
+
+ROOM_BYTES: Final = 16 * 1024 * 1024
+"""With less address space than this beyond the libraries' it does not start: nothing would fit."""
 
 
 def main(decoder: Decoder | None = None) -> None:
@@ -22,8 +26,10 @@ def main(decoder: Decoder | None = None) -> None:
     area = np.frombuffer(mmap.mmap(memory, wire.AREA_BYTES), np.uint8)
     os.close(memory)
     with open(0, "rb", buffering=256 * 1024, closefd=False) as requests:
-        _write(wire.Hello(filtered=confine(parent, limit_bytes)))
-        decoder = decoder or Decoder()
+        filtered = confine(parent, limit_bytes)
+        bytearray(ROOM_BYTES)
+        _write(wire.Hello(filtered=filtered))
+        decoder = Decoder() if decoder is None else decoder
         while (request := wire.next_request(requests.read)) is not None:
             if isinstance(request, wire.Forget):
                 decoder.forget(request.session)

@@ -1,12 +1,12 @@
 """Real bitstreams through the decoder: sampled pictures, 16 kHz sound, damage that ends nothing."""
 
 import random
-from dataclasses import replace
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from pipeline.types import AudioChunk, VideoFrame
 from services.ingest.collector import Encoded
