@@ -1,9 +1,10 @@
 """RTP payloads of one track to encoded frames: in order, whole, and decodable.
 
 Depacketised payloads come in as they arrive, frames go out. A video frame leaves with its last
-packet (the marker bit), not with the first of the next frame. A hole that no retransmission fills
-within :data:`STALL_TICKS` is given up: a key frame is asked for and frames that need what was lost
-are left out until it comes, at most :data:`KEY_WAIT_TICKS`. Pure: time is the RTP timestamp.
+packet (the marker bit), not with the first of the next frame. Behind a hole that no retransmission
+fills within :data:`HOPE_TICKS` a key frame is asked for, and the first whole one goes on; after
+:data:`STALL_TICKS` the hole is given up anyway, and frames that need what was lost are left out
+until a key frame comes, at most :data:`KEY_WAIT_TICKS`. Pure: time is the RTP timestamp.
 """
 
 import re
@@ -13,6 +14,9 @@ from itertools import pairwise
 from typing import Final
 
 VIDEO_CLOCK_HZ: Final = 90_000
+HOPE_TICKS: Final = VIDEO_CLOCK_HZ // 10
+"""How long a missing packet is only asked for again: 100 ms of media, so that with a round trip of
+100 ms the picture is back after 300 ms."""
 STALL_TICKS: Final = VIDEO_CLOCK_HZ // 4
 """How long newer frames wait for a missing packet: 250 ms of media."""
 KEY_WAIT_TICKS: Final = 2 * VIDEO_CLOCK_HZ
@@ -95,6 +99,9 @@ class Assembler:
         if _later(payload.timestamp, self._newest_time):
             self._newest_time = payload.timestamp
         frames = self._complete()
+        if self._waiting:
+            self._look_behind_hole(sequence, payload)
+            frames += self._complete()
         while self._stalled():
             self._give_up()
             frames += self._complete()
@@ -177,24 +184,50 @@ class Assembler:
             self._asked_at = now
             self._ask = True
 
+    def _look_behind_hole(self, sequence: int, payload: Payload) -> None:
+        """Ask for a key frame when hope is gone; go on with one that has just become whole."""
+        if self._waited() > HOPE_TICKS:
+            self._ask_for_key(self._newest_time)
+        if not payload.marker or sequence not in self._waiting:
+            return
+        if (start := self._whole_since(sequence)) is not None:
+            data = b"".join(self._waiting[at].data for at in range(start, sequence + 1))
+            if is_key(self._codec, data):
+                self._go_on_at(start)
+
+    def _whole_since(self, last: int) -> int | None:
+        """Return where the frame that ends with packet ``last`` begins, or None if unsure."""
+        timestamp, start = self._waiting[last].timestamp, last
+        while (before := self._waiting.get(start - 1)) is not None:
+            if before.marker or before.timestamp != timestamp:
+                return start
+            start -= 1
+        return None
+
+    def _waited(self) -> int:
+        """Return for how much media the oldest packet has waited for one before it."""
+        oldest = self._waiting[min(self._waiting)]
+        return _elapsed(self._newest_time, oldest.timestamp)
+
     def _stalled(self) -> bool:
         if not self._waiting:
             return False
-        oldest = self._waiting[min(self._waiting)]
-        late = _elapsed(self._newest_time, oldest.timestamp) > STALL_TICKS
-        return late or len(self._waiting) > CAPACITY
+        return self._waited() > STALL_TICKS or len(self._waiting) > CAPACITY
 
     def _give_up(self) -> None:
         """Go on behind the hole, at the first packet that surely begins a frame."""
         order = sorted(self._waiting)
         start = next((b for a, b in pairwise(order) if self._begins(a, b)), None)
-        dropped = [sequence for sequence in order if start is None or sequence < start]
+        self._go_on_at(self._newest + 1 if start is None else start)
+        self.damaged()
+        self._ask_for_key(self._newest_time)
+
+    def _go_on_at(self, start: int) -> None:
+        dropped = [sequence for sequence in self._waiting if sequence < start]
         for sequence in dropped:
             del self._waiting[sequence]
         self.lost["packets_behind_a_hole"] += len(dropped)
-        self._next = self._newest + 1 if start is None else start
-        self.damaged()
-        self._ask_for_key(self._newest_time)
+        self._next = start
 
     def _begins(self, before: int, sequence: int) -> bool:
         if sequence != before + 1:

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.ingest.packets import (
+    HOPE_TICKS,
     KEY_WAIT_TICKS,
     STALL_TICKS,
     Assembler,
@@ -68,11 +69,11 @@ def test_order_and_duplicates_change_nothing(rng, size):
 
 
 def test_a_late_retransmission_fills_the_hole():
-    packets = _packets(6)
+    packets = _packets(4)
     lost = packets.pop(4)
     assembler = Assembler("VP8")
     assert _numbers(_feed(assembler, packets)) == [0]
-    assert _numbers(assembler.add(lost)) == [1, 2, 3, 4, 5]
+    assert _numbers(assembler.add(lost)) == [1, 2, 3]
     assert not assembler.asks_for_key()
 
 
@@ -87,9 +88,67 @@ def test_a_hole_that_stays_is_given_up_and_a_key_frame_asked_for():
         if assembler.asks_for_key():
             asked_at.append((packet.timestamp - packets[0].timestamp) % 2**32 // FRAME)
     assert _numbers(frames) == [0, *range(stall + 10, stall + 20)]
-    assert asked_at == [stall + 2]
+    assert asked_at == [HOPE_TICKS // FRAME + 2]
     assert assembler.waiting == 0
     assert assembler.lost["undecodable_frames"] > 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["VP8", "H264"]),
+    st.integers(1, 5),
+    st.integers(0, 100),
+    st.integers(0, 2**32 - 1),
+    st.data(),
+)
+def test_pictures_are_back_in_300_ms_of_media(codec, size, round_trip_ms, first_time, data):
+    """One packet is lost for good; a key frame is made a round trip after the request."""
+    lost_frame = 5
+    lost_part = data.draw(st.integers(0, size - 1))
+    assembler, frames, keys = Assembler(codec), [], {0}
+    for number in range(30):
+        for part, packet in enumerate(_frame(codec, number, size, first_time, number in keys)):
+            if (number, part) == (lost_frame, lost_part):
+                continue
+            frames += [(number, frame.key) for frame in assembler.add(packet)]
+            if assembler.asks_for_key():
+                keys.add(number + 1 + round_trip_ms * 90 // FRAME)
+    resumed = next(number for number, _ in frames if number > lost_frame)
+    assert (resumed - lost_frame) * FRAME <= 0.3 * 90_000
+    assert next(key for number, key in frames if number > lost_frame)
+    assert [number for number, _ in frames] == [*range(lost_frame), *range(resumed, 30)]
+
+
+def _frame(codec, number, size, first_time, key):
+    """Return the packets of one frame."""
+    heads = {("VP8", True): b"\0", ("VP8", False): b"\1"}
+    head = heads.get((codec, key)) or (b"\0\0\0\1\x65" if key else b"\0\0\0\1\x41")
+    return [
+        Payload(
+            (60_000 + number * size + part) % 65536,
+            (first_time + number * FRAME) % 2**32,
+            part == size - 1,
+            (head if part == 0 else b"") + b"data",
+        )
+        for part in range(size)
+    ]
+
+
+def test_a_key_frame_behind_a_hole_goes_on_at_once_and_late_packets_are_dropped():
+    packets = _packets(6, keys=(0, 3))
+    lost = packets.pop(4)
+    assembler = Assembler("VP8")
+    assert _numbers(_feed(assembler, packets)) == [0, 3, 4, 5]
+    assert assembler.add(lost) == []
+    assert assembler.lost == {"packets_behind_a_hole": 5, "late_packets": 1}
+
+
+def test_a_key_frame_whose_beginning_is_missing_is_not_taken_for_one():
+    packets = _packets(6, keys=(0, 3))
+    del packets[9]
+    del packets[4]
+    frames = _feed(Assembler("VP8"), packets)
+    assert _numbers(frames) == [0]
 
 
 def test_a_publisher_that_cannot_make_key_frames_is_shown_again():
