@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from services.bus import writer as writing
+from services.bus.memory import MemoryBus
 from services.bus.types import Reconnected
 from services.bus.writer import LEASE_MS, open_writer
 from services.clock import SystemClock
@@ -23,6 +24,7 @@ from tests.services.events import (
     started,
     take,
 )
+from tests.services.virtual import VirtualLoop
 
 CLOCK = SystemClock()
 
@@ -200,3 +202,28 @@ async def test_the_ring_is_listed_with_the_other_queues(bus):
     assert (listed.kind.name, listed.instances) == ("writer_ring", 1)
     await writer.close()
     assert queues.statistics()[0].instances == 0
+
+
+def closed_in_an_outage(outage_s, reason):
+    """Return how many events are left unwritten by a session that ends in an outage."""
+    loop = VirtualLoop()
+    bus = MemoryBus(loop)
+    writer = loop.run_until_complete(open_writer(bus, loop, session()))
+    with bus.outage():
+        bus.wipe()
+        writer.put([started(), ended(1, reason=reason)])
+        closing = loop.create_task(writer.close())
+        loop.pass_time(outage_s)
+    loop.run_until_complete(closing)
+    loop.end()
+    return writer.statistics()["pending"]
+
+
+def test_the_end_of_a_session_outlasts_an_outage_of_half_a_minute():
+    assert closed_in_an_outage(30, "publisher_left") == 0
+    assert closed_in_an_outage(40, "publisher_left") == 2
+
+
+def test_a_process_that_drains_has_no_half_minute():
+    assert closed_in_an_outage(10, "drained") == 0
+    assert closed_in_an_outage(20, "drained") == 2

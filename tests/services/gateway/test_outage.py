@@ -2,13 +2,18 @@
 
 import asyncio
 import random
+from contextlib import aclosing
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from services.bus.types import StreamKey
+from services import client
+from services.bus.types import LOG_RECORDS, StreamKey
 from services.bus.writer import open_writer
+from services.gateway.feed import RECORDS
+from tests.chaos.proxy import Proxy
 from tests.services.events import alert, ended, scored, session, started
+from tests.services.gateway.conftest import opened
 
 STREAMS = 3
 EVENTS = 120
@@ -113,3 +118,42 @@ async def test_killed_and_restarted_server_costs_no_event(valkey, redis_bench, s
             first = numbers[0] if ledger is moving else 0
             assert numbers == list(range(first, owner.last + 1)), (ledger is moving, gaps)
     assert gaps == []
+
+
+@pytest.mark.parametrize(("back_at", "held"), [("the same", RECORDS), ("another", LOG_RECORDS)])
+async def test_away_for_longer_than_is_held_is_one_exact_gap(redis_bench, back_at, held):
+    """A cut that outlasts the log: the first news is the range that is gone, then the rest.
+
+    The gateway where we were holds a little more than the log does, another one the log.
+    """
+    bench = redis_bench
+    key = StreamKey("default", "s0")
+    epoch = await bench.bus.epoch(key, bench.clock.wall_ms())
+    writer = await open_writer(bench.bus, bench.clock, session("ses_0", stream="s0", epoch=epoch))
+    writer.put([started(0, "ses_0", "s0"), scored(1, "ses_0")])
+    items = []
+    async with (
+        asyncio.timeout(60),
+        opened(bench.bus) as other,
+        Proxy(("127.0.0.1", bench.gateway.ws_port)) as proxy,
+    ):
+        reader = client.Reader(f"ws://127.0.0.1:{proxy.port}/v1/events", "dev")
+        async with aclosing(reader.events()) as events:
+            while reader.since != {"ses_0": 1}:
+                await anext(events)
+            proxy.cut()
+            for first in range(2, 502, 100):
+                writer.put([scored(seq, "ses_0") for seq in range(first, first + 100)])
+                while writer.statistics()["pending"]:
+                    await asyncio.sleep(0.01)
+            if back_at == "another":
+                proxy.servers = (("127.0.0.1", other.gateway.ws_port),)
+            proxy.heal()
+            while reader.since != {"ses_0": 501}:
+                items.append(await anext(events))
+    await writer.close()
+    news = [item for item in items if not isinstance(item, client.Link)]
+    gap, rest = news[0], news[1:]
+    assert (gap.kind, gap.from_seq, gap.to_seq) == ("delivery", 2, 501 - held)
+    assert gap.cause == "log_trimmed"
+    assert [event.seq for event in rest] == list(range(502 - held, 502))
