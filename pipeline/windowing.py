@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from pipeline.buffers import AudioBuffer, FrameBuffer
 from pipeline.types import (
+    FRAME_CELL_TICKS,
     SLOT_TICKS,
     TICKS_PER_S,
     WINDOW_TICKS,
@@ -29,6 +30,9 @@ from pipeline.types import (
 PATIENCE_TICKS = 8_000
 JUMP_TICKS = 10 * TICKS_PER_S
 """Timestamps further than this beyond all media so far are a new beginning, not a hole."""
+HELD_TICKS = 2 * WINDOW_TICKS
+"""Sound that waits at most: a window, the patience of live sessions, and a chunk."""
+HELD_FRAMES = HELD_TICKS // FRAME_CELL_TICKS
 READY_LIMIT = 128
 """Windows and gaps that wait for :meth:`Windower.take`; about a minute."""
 
@@ -63,7 +67,7 @@ class Windower:
         self._audio: AudioBuffer | None = None
         self._frames: FrameBuffer | None = None
         self._tracks: dict[Kind, _Track] = {}
-        self._ready: deque[Window | Gap] = deque()
+        self._ready: deque[Window | Gap] = deque(maxlen=READY_LIMIT)
         self._next = 0
         self._frontier = 0
         self._lead = 0
@@ -117,6 +121,13 @@ class Windower:
         ready = list(self._ready)
         self._ready.clear()
         return ready
+
+    def held(self, kind: Kind) -> int:
+        """Return what waits for its windows: sampled frames, or ticks of sound."""
+        if kind == "video":
+            return len(self._frames) if self._frames is not None else 0
+        track = self._tracks.get("audio")
+        return max(0, track.reached - self._next * SLOT_TICKS) if track else 0
 
     def finish(self) -> list[Window | Gap]:
         """Return what is left when the session ends: complete windows and holes still open.

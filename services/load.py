@@ -34,10 +34,14 @@ PING_LIMIT_S: Final = 0.5
 SAMPLES: Final = 4096
 
 HIGH_WAIT_S: Final = 0.3
-LOW_WAIT_S: Final = 0.15
 HIGH_LAG_S: Final = 0.1
-LOW_LAG_S: Final = 0.05
-HIGH_OLDEST_S: Final = 0.75
+"""Beyond these no new stream is accepted; later than that running streams are touched:"""
+STEP_WAIT_S: Final = 0.5
+"""One hop: from here on windows come faster than they are scored."""
+STEP_LAG_S: Final = 0.25
+STEP_OLDEST_S: Final = 0.75
+EASE_WAIT_S: Final = 0.2
+EASE_LAG_S: Final = 0.1
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -97,13 +101,13 @@ class Load:
 def pressure(load: Load) -> Pressure:
     """Judge a measurement for the ladder."""
     if (
-        load.recent_wait_s > HIGH_WAIT_S
-        or load.recent_lag_s > HIGH_LAG_S
-        or load.oldest_s > HIGH_OLDEST_S
+        load.recent_wait_s > STEP_WAIT_S
+        or load.recent_lag_s > STEP_LAG_S
+        or load.oldest_s > STEP_OLDEST_S
     ):
         return "high"
-    easy = load.recent_wait_s < LOW_WAIT_S and load.recent_lag_s < LOW_LAG_S
-    return "low" if easy and load.oldest_s < HIGH_WAIT_S else "some"
+    easy = load.recent_wait_s < EASE_WAIT_S and load.recent_lag_s < EASE_LAG_S
+    return "low" if easy and load.oldest_s < EASE_WAIT_S else "some"
 
 
 class Scoring(Protocol):

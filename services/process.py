@@ -43,6 +43,7 @@ class Process:
         return {
             "the gateway's hub": lambda: self.gateway.hub.running,
             "the watch over tokens": lambda: self.gateway.watching,
+            "the watch over readers": lambda: self.gateway.watching,
             "the watch over publishers": lambda: self.whip.running,
             "the meter": lambda: self.meter.running,
             "the scorer": lambda: self.scoring.hung_s < HUNG_S,

@@ -17,10 +17,9 @@ from redis.exceptions import RedisError
 from pipeline.errors import BusError
 from services.bus.backoff import Backoff
 from services.bus.server import Client
-from services.bus.types import Reconnected
+from services.bus.types import FEED_ITEMS, Reconnected
 from services.tasks import cancelled
 
-QUEUE_MESSAGES = 4096
 _IDLE_S = 5.0
 """Silence after which the server is asked for a sign of life; twice that is a dead peer."""
 
@@ -34,8 +33,8 @@ class _Silent(RedisError):
 class Channels:
     """A live feed of raw messages from a changing set of channels.
 
-    Bound :data:`QUEUE_MESSAGES`; a reader that falls behind loses the whole queue and gets one
-    ``Reconnected`` instead, so it heals from the logs (counted in :attr:`counts`).
+    Bound :data:`~services.bus.types.FEED_ITEMS`; a reader that falls behind loses the whole queue
+    and gets one ``Reconnected`` instead, so it heals from the logs (counted in :attr:`counts`).
     """
 
     def __init__(self, client: Client, counts: Counter[str] | None = None) -> None:
@@ -44,7 +43,7 @@ class Channels:
         self._unconfirmed: set[str] = set()
         self._connection: AbstractConnection | None = None
         self._announce_return = False
-        self._items: deque[tuple[str, bytes] | Reconnected] = deque(maxlen=QUEUE_MESSAGES)
+        self._items: deque[tuple[str, bytes] | Reconnected] = deque(maxlen=FEED_ITEMS)
         self._ready = asyncio.Event()
         self._backoff = Backoff()
         self._task: asyncio.Task[None] | None = None
@@ -64,6 +63,11 @@ class Channels:
         await cancelled(self._task)
         for confirmed in self._names.values():
             confirmed.cancel()
+
+    @property
+    def waiting(self) -> int:
+        """Messages that wait for the reader."""
+        return len(self._items)
 
     async def add(self, name: str) -> None:
         """Subscribe to ``name``; returns once the server confirmed it, however long that takes.
@@ -166,8 +170,9 @@ class Channels:
             self._put(Reconnected())
 
     def _put(self, item: tuple[str, bytes] | Reconnected) -> None:
-        if len(self._items) == QUEUE_MESSAGES:
+        if len(self._items) == FEED_ITEMS:
             self.counts["overflows_total"] += 1
+            self.counts["overflowed_messages_total"] += len(self._items)
             self._items.clear()
             self._items.append(Reconnected())
         self._items.append(item)

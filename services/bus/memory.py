@@ -5,7 +5,7 @@ Same promises as on Redis; what lies here ends with the process. :meth:`MemoryBu
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +16,7 @@ import msgspec
 
 from pipeline.errors import BusError
 from services.bus.types import (
+    FEED_ITEMS,
     KEPT_MS,
     LOG_RECORDS,
     LogLost,
@@ -29,7 +30,6 @@ from services.bus.types import (
 from services.clock import Clock, SystemClock
 from services.orders import Kind, Order, check_room
 
-QUEUE_ITEMS = 4096
 T = TypeVar("T")
 
 
@@ -43,11 +43,12 @@ class _Log:
 
 
 class Feed(Generic[T]):
-    """Bound :data:`QUEUE_ITEMS`; on overflow everything goes and one ``Reconnected`` stays."""
+    """Bound :data:`FEED_ITEMS`; on overflow everything goes and one ``Reconnected`` stays."""
 
-    def __init__(self, feeds: "set[Feed[T]]") -> None:
+    def __init__(self, feeds: "set[Feed[T]]", lost: Counter[str]) -> None:
         self._feeds = feeds
-        self._items: deque[T | Reconnected] = deque(maxlen=QUEUE_ITEMS)
+        self._lost = lost
+        self._items: deque[T | Reconnected] = deque(maxlen=FEED_ITEMS)
         self._ready = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -62,9 +63,15 @@ class Feed(Generic[T]):
     ) -> None:
         self._feeds.discard(self)
 
+    @property
+    def waiting(self) -> int:
+        """Items that wait for the reader."""
+        return len(self._items)
+
     def put(self, item: T | Reconnected) -> None:
         """Hand an item to the reader."""
-        if len(self._items) == QUEUE_ITEMS:
+        if len(self._items) == FEED_ITEMS:
+            self._lost["overflow"] += len(self._items)
             self._items.clear()
             self._items.append(Reconnected())
         self._items.append(item)
@@ -83,8 +90,8 @@ class Feed(Generic[T]):
 class MemorySubscription(Feed[tuple[StreamKey, Record]]):
     """A live feed of records."""
 
-    def __init__(self, feeds: "set[Feed[tuple[StreamKey, Record]]]") -> None:
-        super().__init__(feeds)
+    def __init__(self, feeds: "set[Feed[tuple[StreamKey, Record]]]", lost: Counter[str]) -> None:
+        super().__init__(feeds, lost)
         self._keys: set[StreamKey] = set()
 
     async def add(self, key: StreamKey) -> None:
@@ -113,6 +120,7 @@ class MemoryBus:
         self._live: set[Feed[tuple[StreamKey, Record]]] = set()
         self._ctl: set[Feed[Session]] = set()
         self._away = False
+        self._lost: Counter[str] = Counter()
         self._orders: dict[tuple[Kind, str], Order] = {}
 
     async def append(
@@ -171,7 +179,7 @@ class MemoryBus:
 
     def subscribe(self) -> MemorySubscription:
         """Open an empty live feed."""
-        return MemorySubscription(self._live)
+        return MemorySubscription(self._live, self._lost)
 
     async def replay(self, key: StreamKey, epoch: int, after: int) -> Replay:
         """Return what the log holds of ``epoch`` behind ``after``."""
@@ -227,7 +235,7 @@ class MemoryBus:
 
     def changes(self) -> Feed[Session]:
         """Open the feed of directory changes."""
-        return Feed(self._ctl)
+        return Feed(self._ctl, self._lost)
 
     async def erase(self, streams: Collection[StreamKey]) -> None:
         """Delete whole logs."""
@@ -260,6 +268,17 @@ class MemoryBus:
         """Return 0: nothing travels."""
         self._reach()
         return 0.0
+
+    @property
+    def feed_depth(self) -> int:
+        """Items that wait in all live feeds."""
+        live = sum(feed.waiting for feed in self._live)
+        return live + sum(feed.waiting for feed in self._ctl)
+
+    @property
+    def feed_dropped(self) -> int:
+        """Items that were dropped because a reader fell behind."""
+        return self._lost["overflow"]
 
     def statistics(self) -> dict[str, int]:
         """Return how much is held."""

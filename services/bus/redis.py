@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from weakref import WeakSet
 
 import msgspec
 
@@ -41,6 +42,7 @@ class RedisBus(RedisBoard):
         super().__init__(client)
         self._appender = Appender(client)
         self._counts: Counter[str] = Counter(overflows_total=0, reconnects_total=0)
+        self._feeds: WeakSet[Channels] = WeakSet()
         self.name = name
         """Server and version, such as ``valkey 9.1``."""
 
@@ -77,7 +79,7 @@ class RedisBus(RedisBoard):
 
     def subscribe(self) -> "RedisSubscription":
         """Open an empty live feed."""
-        return RedisSubscription(Channels(self._client, self._counts))
+        return RedisSubscription(self._channels())
 
     async def replay(self, key: StreamKey, epoch: int, after: int) -> Replay:
         """Return what the log holds of ``epoch`` behind ``after``."""
@@ -148,7 +150,7 @@ class RedisBus(RedisBoard):
 
     def changes(self) -> "RedisChanges":
         """Open the feed of directory changes."""
-        return RedisChanges(Channels(self._client, self._counts))
+        return RedisChanges(self._channels())
 
     async def erase(self, streams: Collection[StreamKey]) -> None:
         """Delete whole logs."""
@@ -171,6 +173,21 @@ class RedisBus(RedisBoard):
         with wrapped():
             await self._client.ping()
         return time.perf_counter() - begun
+
+    def _channels(self) -> Channels:
+        channels = Channels(self._client, self._counts)
+        self._feeds.add(channels)
+        return channels
+
+    @property
+    def feed_depth(self) -> int:
+        """Messages that wait in all live feeds."""
+        return sum(channels.waiting for channels in self._feeds)
+
+    @property
+    def feed_dropped(self) -> int:
+        """Messages that were dropped because a reader fell behind."""
+        return self._counts["overflowed_messages_total"]
 
     def statistics(self) -> dict[str, int]:
         """Return what went wrong so far."""

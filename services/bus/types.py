@@ -14,6 +14,9 @@ import msgspec
 from pipeline.errors import BusError
 from services.orders import OrderBoard
 
+FEED_ITEMS = 4096
+"""Items that wait in one live feed; then everything goes and one ``Reconnected`` stays, upon which
+the reader reads what it missed in the logs."""
 LOG_RECORDS = 256
 """Records a stream's log keeps; older ones are trimmed."""
 KEPT_MS = 120_000
@@ -105,6 +108,18 @@ class Subscription(Protocol):
 
     def __aiter__(self) -> AsyncIterator[tuple[StreamKey, Record] | Reconnected]:
         """Yield records as they come; never ends by itself, never raises for an outage."""
+
+
+class FeedCounts(Protocol):
+    """What a bus tells of its live feeds, each of which holds :data:`FEED_ITEMS` at most."""
+
+    @property
+    def feed_depth(self) -> int:
+        """Items that wait in all feeds."""
+
+    @property
+    def feed_dropped(self) -> int:
+        """Items that were dropped because a reader fell behind."""
 
 
 class ResultBus(OrderBoard, Protocol):

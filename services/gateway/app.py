@@ -6,7 +6,7 @@ import random
 import socket as socket_module
 import ssl
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -23,7 +23,7 @@ from pipeline.policy import Policy
 from services.audit import SILENT, Audit
 from services.auth import Guard, Principal, Unauthorised, is_loopback
 from services.brake import Brake
-from services.bus.types import ResultBus
+from services.bus.types import FEED_ITEMS, FeedCounts, ResultBus
 from services.clock import Clock
 from services.gateway.client import Client
 from services.gateway.holders import SWEEP_S, Holders
@@ -34,12 +34,14 @@ from services.gateway.protocol import MAX_MESSAGE_BYTES, PATH, Closing, Code
 from services.gateway.tickets import Tickets
 from services.gateway.upgrade import Visitor, look, visitors
 from services.orders import Orders
-from services.queues import Registry
+from services.queues import Registry, Rule
 from services.settings import Settings
 from services.tasks import cancelled
 
 CONNECTIONS = 2000
 UNAUTHENTICATED = 200
+INBOUND_MESSAGES = 16
+"""Messages of one client that wait to be read; more wait in its socket."""
 PING_S = 20.0
 DRAIN_MS = (200, 3000)
 _DRAIN_CLIENTS_PER_S = 200
@@ -50,7 +52,10 @@ _SEND_BUFFER_BYTES = 1 << 17
 _log = structlog.get_logger(__name__)
 
 
-class Bus(ResultBus, Protocol):
+_QueueFacts = tuple[str, int, str, Rule, Callable[[], int], Callable[[], Mapping[str, int]]]
+
+
+class Bus(ResultBus, FeedCounts, Protocol):
     """A bus that counts what it does."""
 
     def statistics(self) -> dict[str, int]:
@@ -125,6 +130,7 @@ class Gateway:
             await opening.enter_async_context(self.hub)
             opening.enter_context(self.tickets.registered(self.queues))
             opening.enter_context(self.brake.registered(self.queues, "gw_brake"))
+            self._list_queues(opening)
             opening.callback(self.orders.on_change(self.holders.check_revoked))
             self._sweeper = asyncio.create_task(self._sweep(), name="gateway-sweep")
             self._sweeper.add_done_callback(self._swept)
@@ -280,6 +286,44 @@ class Gateway:
                 closing.create_task(client.close(code, reason))
                 await asyncio.sleep(pause_s)
 
+    def _list_queues(self, opening: contextlib.AsyncExitStack) -> None:
+        """List what can fill up here beside the queues of each reader."""
+        for name, bound, unit, rule, depth, dropped in self._queue_facts():
+            opening.enter_context(
+                self.queues.add(
+                    name, bound=bound, unit=unit, rule=rule, depth=depth, dropped=dropped
+                )
+            )
+
+    def _queue_facts(self) -> tuple[_QueueFacts, ...]:
+        clients, bus = self._clients, self.bus
+        return (
+            (
+                "bus_feed",
+                FEED_ITEMS,
+                "messages",
+                "drop_oldest",
+                lambda: bus.feed_depth,
+                lambda: {"overflow": bus.feed_dropped},
+            ),
+            (
+                "gw_in",
+                INBOUND_MESSAGES,
+                "messages",
+                "block",
+                lambda: sum(len(socket.recv_messages.frames) for socket in clients),
+                lambda: {"rate_limited": self._ended[Code.RATE_LIMITED]},
+            ),
+            (
+                "connections",
+                CONNECTIONS,
+                "connections",
+                "reject",
+                lambda: len(clients) + len(self._streams),
+                lambda: {"refused": self.refused},
+            ),
+        )
+
     async def settle(self, patience_s: float) -> None:
         """Wait until readers have what the logs hold, or for ``patience_s``; then they may go."""
         loop = asyncio.get_running_loop()
@@ -309,7 +353,7 @@ class Gateway:
                 ssl=self._tls,
                 compression=None,
                 max_size=MAX_MESSAGE_BYTES,
-                max_queue=16,
+                max_queue=INBOUND_MESSAGES,
                 ping_interval=PING_S,
                 ping_timeout=PING_S,
                 close_timeout=2,

@@ -35,14 +35,21 @@ class _Queues(Collector):
         depth = GaugeMetricFamily(
             "demeanor_queue_depth", "Items waiting, all queues of a label.", labels=["queue"]
         )
+        bound = GaugeMetricFamily(
+            "demeanor_queue_bound",
+            "Most items in one queue of a label, and what happens then.",
+            labels=["queue", "unit", "rule"],
+        )
         dropped = CounterMetricFamily(
             "demeanor_queue_dropped", "Items dropped, by reason.", labels=["queue", "reason"]
         )
         for item in self._queues.statistics():
-            depth.add_metric([item.kind.name], item.depth)
-            for reason, count in item.dropped.items():
-                dropped.add_metric([item.kind.name, reason], count)
-        return (depth, dropped)
+            kind = item.kind
+            depth.add_metric([kind.name], item.depth)
+            bound.add_metric([kind.name, kind.unit, kind.rule], kind.bound)
+            for reason, count in (item.dropped or {kind.rule: 0}).items():
+                dropped.add_metric([kind.name, reason], count)
+        return (depth, bound, dropped)
 
 
 class _Room(Collector):

@@ -13,6 +13,8 @@ from services.ingest.items import Ended, Item, Reached
 MAX_LEAD_TICKS = 20 * TICKS_PER_S
 """How far one track may run ahead in the file before the other is waited for no longer; held back
 meanwhile: 80 pictures and 640 kB of sound."""
+MAX_ITEMS = 4096
+"""… nor longer than this, however short the items of a strange file are."""
 
 
 def track_of(item: Item) -> Kind:
@@ -81,7 +83,8 @@ class Merger:
         first = _order(heads[kind])[0]
         if first <= behind:
             return kind
-        if max(self._at.values()) - behind > MAX_LEAD_TICKS:
+        full = len(self._waiting[kind]) > MAX_ITEMS
+        if full or max(self._at.values()) - behind > MAX_LEAD_TICKS:
             self.gave_way += 1
             return kind
         return None

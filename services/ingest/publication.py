@@ -15,7 +15,9 @@ import structlog
 
 from pipeline.clock import MediaClock, ntp_seconds
 from pipeline.events import EndReason
+from pipeline.stream import StreamSettings
 from pipeline.types import Kind
+from pipeline.windowing import HELD_FRAMES, HELD_TICKS
 from services.clock import Clock
 from services.ingest.collector import BOUND, Collector, Encoded
 from services.ingest.decoding import Decoding
@@ -322,7 +324,7 @@ class Publication:
                 dropped=lambda: self._peer.gathering.refused,
             ),
             queues.add(
-                "assembler",
+                "jitter",
                 bound=CAPACITY,
                 unit="packets",
                 rule="drop_oldest",
@@ -338,14 +340,47 @@ class Publication:
                 dropped=lambda: self._peer.gathering.buffers.dropped,
             ),
             queues.add(
-                "encoded",
+                "decoder_in",
                 bound=sum(BOUND.values()),
                 unit="frames",
                 rule="drop_oldest",
                 depth=lambda: len(self._collector),
                 dropped=lambda: self._collector.dropped,
             ),
+            queues.add(
+                "decoded_video",
+                bound=HELD_FRAMES,
+                unit="frames",
+                rule="overwrite",
+                depth=lambda: self._session.held("video") if self._session else 0,
+                dropped=lambda: self._unused("late_frames", "surplus_frames"),
+            ),
+            queues.add(
+                "decoded_audio",
+                bound=HELD_TICKS,
+                unit="samples",
+                rule="overwrite",
+                depth=lambda: self._session.held("audio") if self._session else 0,
+                dropped=lambda: self._unused("late_audio_ticks", "duplicate_audio_ticks"),
+            ),
+            queues.add(
+                "sequencer",
+                bound=StreamSettings().max_in_flight,
+                unit="windows",
+                rule="drop_oldest",
+                depth=lambda: self._session.statistics().in_flight if self._session else 0,
+                dropped=self._unanswered,
+            ),
         ]
+
+    def _unused(self, *reasons: str) -> dict[str, int]:
+        """Return decoded media that no window took, by reason."""
+        dropped = self._session.statistics().dropped if self._session else {}
+        return {reason: dropped.get(reason, 0) for reason in reasons}
+
+    def _unanswered(self) -> dict[str, int]:
+        skipped = self._session.statistics().skipped if self._session else {}
+        return {"unanswered": skipped.get("unanswered", 0)}
 
     def _lost(self) -> Counter[str]:
         return self._peer.lost() + self._refused

@@ -238,6 +238,10 @@ class Session:
             finally:
                 self._over.set()
 
+    def held(self, kind: Kind) -> int:
+        """Return how much decoded media waits for its window: frames, or samples of sound."""
+        return self._windower.held(kind)
+
     def statistics(self) -> Statistics:
         """Return the books as they stand."""
         return Statistics(

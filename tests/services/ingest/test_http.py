@@ -228,7 +228,7 @@ async def test_a_bus_that_is_away_frees_everything(server, http, offer, monkeypa
         await _refused(response, 503, "bus_away")
     assert server.whip.statistics().live == 0
     assert all(
-        queue.instances == 0 or queue.kind.name == "decoder_in"
+        queue.instances == 0 or queue.kind.name == "decoder_batches"
         for queue in server.whip.queues.statistics()
     )
 

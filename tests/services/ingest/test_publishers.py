@@ -163,15 +163,21 @@ async def test_no_thread_stays_behind_and_none_is_needed_per_track(server):
     assert all(name.startswith(("decoder", "asyncio", "ThreadPool")) for name in left)
 
 
+OF_A_PUBLISHER = (
+    *("udp_socket", "ice_rx", "jitter", "decoder_in", "decoded_video", "decoded_audio"),
+    "sequencer",
+)
+
+
 async def test_queues_are_registered_while_the_publisher_lives(server):
     async with publishing(server, Tone()):
         await _some_windows(server, 1)
         live = {q.kind.name: q.instances for q in server.whip.queues.statistics()}
         (publication,) = server.whip.publications()
     await publication.finished.wait()
-    assert live == dict.fromkeys(("ice_rx", "udp_socket", "assembler", "encoded", "decoder_in"), 1)
+    assert live == dict.fromkeys(OF_A_PUBLISHER, 1) | {"decoder_batches": 1}
     gone = {q.kind.name: q.instances for q in server.whip.queues.statistics()}
-    assert gone == dict.fromkeys(live, 0) | {"decoder_in": 1}
+    assert gone == dict.fromkeys(OF_A_PUBLISHER, 0) | {"decoder_batches": 1}
 
 
 async def test_a_session_ends_by_id_and_by_its_sink(server):
