@@ -5,6 +5,7 @@ The rules themselves are pure and live in :mod:`pipeline.policy`.
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 from pipeline.errors import UsageError
@@ -30,19 +31,24 @@ def load(settings: Settings) -> Policy:
     """
     if settings.policy is None:
         return Policy(settings.score_roles)
-    try:
-        text = settings.policy.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{settings.policy} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{settings.policy} is not UTF-8 text: save it as UTF-8") from None
-    policy = parse(text, settings.policy.name)
+    policy = read(settings.policy)
     if "score_roles" in settings.model_fields_set:
         raise UsageError(
             f"the roles stand in {settings.policy.name}: write score_roles there, "
             "and leave the flag or variable away"
         )
     return policy
+
+
+def read(file: Path) -> Policy:
+    """Return the policy of a file. Raises :class:`~pipeline.errors.UsageError`."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{file} is not UTF-8 text: save it as UTF-8") from None
+    return parse(text, file.name)
 
 
 def case_of(principal: Principal) -> Case:

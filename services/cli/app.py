@@ -5,7 +5,20 @@ from typing import Annotated
 
 import typer
 
-from services.cli import calibrate, doctor, drain, evaluate, models, push, run, up, watch
+from services.cli import (
+    audit,
+    calibrate,
+    doctor,
+    drain,
+    evaluate,
+    models,
+    policy,
+    push,
+    run,
+    scoring,
+    up,
+    watch,
+)
 
 app = typer.Typer(
     name="demeanor",
@@ -50,6 +63,9 @@ app.command()(push.push)
 app.command()(watch.watch)
 app.command()(calibrate.calibrate)
 app.command()(drain.drain)
+app.command()(scoring.scoring)
 app.command()(doctor.doctor)
 app.command()(evaluate.evaluate)
 app.add_typer(models.app, name="models")
+app.add_typer(policy.app, name="policy")
+app.add_typer(audit.app, name="audit")

@@ -25,7 +25,7 @@ from services.settings import load
     [
         (UsageError("x"), Exit.USAGE),
         (MediaError("x"), Exit.FAILED),
-        (PolicyRefused("x"), Exit.FAILED),
+        (PolicyRefused("x"), Exit.USAGE),
         (BusError("x", retryable=True), Exit.FAILED),
         (ModelRefused("x"), Exit.MODEL_REFUSED),
         (SpecError("x"), Exit.MODEL_REFUSED),

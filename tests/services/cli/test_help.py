@@ -11,8 +11,30 @@ from typer.testing import CliRunner
 from services.cli.app import app
 from tests.e2e.harness import ROOT
 
-VERBS = ("up", "run", "push", "watch", "doctor", "evaluate", "models")
-COMMANDS = [[], *([verb] for verb in VERBS), ["models", "list"], ["models", "verify"]]
+VERBS = (
+    "up",
+    "run",
+    "push",
+    "watch",
+    "calibrate",
+    "drain",
+    "scoring",
+    "doctor",
+    "evaluate",
+    "models",
+    "policy",
+    "audit",
+)
+GROUPS = (["models"], ["policy"], ["audit"])
+COMMANDS = [
+    [],
+    *([verb] for verb in VERBS),
+    ["models", "list"],
+    ["models", "verify"],
+    ["policy", "show"],
+    ["policy", "check"],
+    ["audit", "verify"],
+]
 WIDE = {"COLUMNS": "200", "NO_COLOR": "1", "TERMINAL_WIDTH": "200"}
 
 
@@ -33,9 +55,7 @@ def test_help(command: list[str]) -> None:
     assert not re.search(r"list\[|<(str|int|path|float)", "\n".join(options))
 
 
-@pytest.mark.parametrize(
-    "command", [c for c in COMMANDS if c not in (["models"], ["models", "list"])]
-)
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in (*GROUPS, ["models", "list"])])
 def test_help_tells_the_exit_codes(command: list[str]) -> None:
     assert "Exit codes: 0 " in said(*command, "--help")
 

@@ -21,6 +21,7 @@ from pipeline.events import (
     WindowSkipped,
     decode,
 )
+from pipeline.policy import Policy
 from services.cli import run, running
 from services.cli.exits import Exit
 from services.cli.screens import Closing, Lines, Panel, Progress, Steps
@@ -147,7 +148,7 @@ def letter(path: Path) -> Path:
         (None, ["--source", "nowhere.mp4"], Exit.USAGE, "does not exist"),
         (None, ["--source", "ftp://host/x"], Exit.USAGE, "sources are files"),
         (letter, ["--source", "{}"], Exit.FAILED, "not media"),
-        (talk, ["--source", "{}", "--role", "agent"], Exit.FAILED, "does not score the role"),
+        (talk, ["--source", "{}", "--role", "agent"], Exit.USAGE, "does not score the role"),
         (talk, ["--source", "{}", "--role", "king"], Exit.USAGE, "unknown role"),
         (talk, ["--source", "{}", "--out", "/proc/none"], Exit.USAGE, "cannot be made"),
         (talk, ["--source", "{}", "--model", "none.onnx"], Exit.MODEL_REFUSED, "none.onnx"),
@@ -287,7 +288,7 @@ def test_the_loop_is_left_clean(tmp_path: Path, models: list[str]) -> None:
         role="customer",
         model=tuple(Path(path) for path in models[1::2]),
         device="cpu",
-        score_roles=("customer",),
+        policy=Policy(["customer"]),
         shown="lines",
     )
 
