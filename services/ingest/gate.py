@@ -7,6 +7,7 @@ this connection: requests that name our user fragment, and answers that we wait 
 else is dropped unparsed and counted.
 """
 
+import struct
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ we send there; a telephone that roams has a handful."""
 STUN_PER_S: Final = 100
 """STUN messages a second that are parsed; a browser sends at most one every 5 ms, for a moment."""
 
+_UNPARSED: Final = (struct.error, ValueError, LookupError, AssertionError)
+"""What aioice's parser raises beside its own refusals: for attributes cut short or left out."""
 _STUN_LAST: Final = 3
 _STUN_HEADER_BYTES: Final = 20
 _CLASS_BITS: Final = 0x0110
@@ -74,7 +77,10 @@ class Gate:
                 if self._media_passes(data, remote):
                     connection.data_received(data, protocol.local_candidate.component)
             elif self._stun_passes(data, remote, ours, protocol):
-                pass_on(data, remote)
+                try:
+                    pass_on(data, remote)
+                except _UNPARSED:
+                    self.dropped["bad_stun"] += 1
 
         def send(message: Message, addr: tuple[str, int]) -> None:
             if message.message_class == Class.RESPONSE:

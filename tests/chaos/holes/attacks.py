@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
 from unittest.mock import patch
 
 import aioice.stun
@@ -248,8 +249,8 @@ async def _stream(pair, frames):
 
 
 def _resident_mib():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
 
 
 async def candidates(guarded):
@@ -271,6 +272,7 @@ async def candidates(guarded):
         ),
     )
     with _without(guarded, naming):
+
         def edit(sdp):
             return sdp + "".join(f"a=candidate:{one}\r\n" for one in named)
 
@@ -319,14 +321,15 @@ async def _silence(guarded, end):
     """Play some sound, make it end, let 60 s pass on the session's clock."""
     clock = ManualClock()
     with _without(guarded, patch.object(Session, "check", lambda _: False)):
-        async with serving(clock=clock, udp_ports=(41950, 41999)) as server:
-            async with _published(server, "audio", "opus") as (pair, publication):
-                packets = [data for data, _ in media.good("opus", 60)]
-                for number, data in enumerate(packets):
-                    await pair.send(number, number * 960, data)
-                await pair.drained()
-                with end(pair):
-                    told_s, freed_s = await _watch(server, publication, clock)
+        async with (
+            serving(clock=clock, udp_ports=(41950, 41999)) as server,
+            _published(server, "audio", "opus") as (pair, publication),
+        ):
+            for number, (data, _) in enumerate(media.good("opus", 60)):
+                await pair.send(number, number * 960, data)
+            await pair.drained()
+            with end(pair):
+                told_s, freed_s = await _watch(server, publication, clock)
     return {"no_media_at_s": told_s, "freed_at_s": freed_s}
 
 
@@ -440,7 +443,7 @@ def _damaged(codec, count):
 async def sequence_jumps(guarded):
     """R11: each packet's number is 32 000 ahead of the last one's: 40 packets.
 
-    What a packet costs is told in numbers put on the list of missing ones, which no machine changes.
+    What a packet costs is told in numbers put on the list of missing ones: the same everywhere.
     """
     bare = aiortc.rtcrtpreceiver.NackGenerator
     with _without(guarded, patch.object(peering, "NackGenerator", bare)):
@@ -493,6 +496,7 @@ async def rtp_flood(guarded):
 
 async def empty_datagram(guarded):
     """R13: a publisher's own socket sends a datagram of no bytes."""
+
     def everything(gate, protocol, connection):
         receive = protocol.datagram_received
         protocol.datagram_received = receive
@@ -508,6 +512,7 @@ async def empty_datagram(guarded):
 
 async def many_addresses(guarded):
     """R14: authenticated checks from 200 sockets: each is a pair that is kept and probed."""
+
     def all_stun(gate, data, remote, ours, protocol):
         return True
 
