@@ -107,3 +107,5 @@ def _absent_fields() -> Iterator[str]:
         for field in fields:
             if not hasattr(owner, field):
                 yield f"{type(owner).__name__} has no field {field}"
+    if "_data" not in RTCRtpReceiver._handle_rtp_packet.__code__.co_names:  # noqa: SLF001
+        yield "RTCRtpReceiver._handle_rtp_packet sets no _data on a packet"
