@@ -8,7 +8,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from services import problems
 from services.bus.memory import MemoryBus
 from services.clock import SystemClock
-from services.gateway import http
+from services.gateway import http, policing
 from services.gateway.app import Gateway
 from services.gateway.holders import SWEEP_S
 from services.identity.open import open_guard
@@ -67,5 +67,6 @@ async def trusted(issuer, *, clock=None, bus=None, **settings):
     ):
         app = web.Application(middlewares=[problems.middleware])
         http.routes(app, gateway)
+        policing.routes(app, gateway)
         async with TestClient(TestServer(app)) as door:
             yield Trusted(gateway, bus, issuer, orders, door)
