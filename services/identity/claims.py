@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar, get_args
 
 from pipeline.events import Role
-from services.auth import EVERYTHING, Consent, Context, Principal, Unauthorised
+from services.auth import DEV_TOKEN, EVERYTHING, Consent, Context, Principal, Unauthorised
 from services.identity.names import NAME, like_a_person
 
 LEEWAY_S: Final = 5
@@ -53,6 +53,10 @@ def principal(claims: Claims, expected: Expected, now_ms: int) -> Principal:
     token_id = _match(
         _text(claims, "jti"), _JTI, "jti", "1 to 128 characters A-Z a-z 0-9 . _ : ~ -"
     )
+    if token_id == DEV_TOKEN:
+        raise Unauthorised(
+            f"'{DEV_TOKEN}' names another token here: issue this one with its own jti"
+        )
     return Principal(
         tenant=_name(_text(claims, "tenant"), "tenant"),
         role=_role(claims, needed=bool(ingest)),

@@ -4,14 +4,8 @@ An order names tenant and token, so an administrator cannot end the tokens of an
 """
 
 from dataclasses import dataclass
-from typing import Final
 
-from services.auth import Principal
-from services.identity.claims import LEEWAY_S, MAX_LIFE_S
 from services.orders import Orders
-
-KEPT_S: Final = MAX_LIFE_S + 2 * LEEWAY_S
-"""No token lives longer than this after it was seen, so neither need its revocation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +17,6 @@ class Revocations:
     def stands(self, tenant: str, token_id: str) -> bool:
         """Tell whether a token was revoked."""
         return self.orders.value("revoked", order_name(tenant, token_id)) is not None
-
-    async def revoke(self, by: Principal, token_id: str, expires_ms: int) -> None:
-        """Revoke a token of the tenant of ``by`` until ``expires_ms``, when it expires anyway.
-
-        Raises :class:`~pipeline.errors.BusError`; then nothing has changed.
-        """
-        await self.orders.give("revoked", order_name(by.tenant, token_id), "", expires_ms)
 
 
 def order_name(tenant: str, token_id: str) -> str:

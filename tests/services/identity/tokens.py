@@ -7,9 +7,16 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
+from pipeline.policy.rules import Notice
 from services.clock import SystemClock
 
 AUDIENCE = "demeanor"
+CONSENT = {
+    "notice_version": Notice().version,
+    "notice_sha256": Notice().sha256,
+    "granted_ms": 1_700_000_000_000,
+}
+"""Without this claim media waits at the gate of ``eu-strict``."""
 _MAKERS = {
     "EdDSA": (ed25519.Ed25519PrivateKey.generate, OKPAlgorithm),
     "ES256": (lambda: ec.generate_private_key(ec.SECP256R1()), ECAlgorithm),
