@@ -7,13 +7,14 @@ const WHY = {
   video: {
     no_track: "no picture is sent", no_media: "no picture arrives", no_face: "no face seen", muted: "picture is off",
     dark: "too dark", frozen: "picture stands still", blurred: "blurred", multiple_faces: "several faces",
+    overload: "the server is busy",
   },
 };
 const LASTING = new Set(["no_track", "multiple_faces"]);
 
 export const SKIPPED = {
   no_evidence: "no evidence", low_quality: "too little came through", stale: "too old to matter",
-  late: "too late", overload: "the server is busy", policy: "this role is not scored", model_error: "the model failed",
+  late: "too late", overload: "the server is busy", policy: "the policy holds it back", model_error: "the model failed",
 };
 
 export const CAUSES = {
@@ -21,6 +22,10 @@ export const CAUSES = {
   clock_jump: "the clock was corrected", no_media: "nothing arrived", slow_reader: "this page was too slow",
   log_trimmed: "too old to fetch again", bus_reconnect: "the server lost its store",
   recovered: "calmer again", evidence_lost: "nothing could be measured", session_ended: "session ended", operator: "by hand",
+};
+
+export const UNSCORED = {
+  policy_role: "this role is not scored", policy_consent: "nobody has agreed yet", policy_release: "no release was signed",
 };
 
 export const ENDINGS = {
