@@ -139,13 +139,13 @@ class _Video:
         self._context: Any = None
         self._scaler = Scaler()
         self._sampler = FrameSampler()
-        self._newest = -1
 
     def decode(self, frames: Iterable[Encoded]) -> Decoded:
         items: list[Item] = []
         corrupt = oversized = 0
+        newest = -1
         for frame in frames:
-            self._newest = max(self._newest, frame.tick)
+            newest = max(newest, frame.tick)
             if not frame.needed:
                 continue
             if not acceptable(frame):
@@ -159,8 +159,8 @@ class _Video:
                 items += self._packet(frame)
             except (av.FFmpegError, MemoryError, ValueError):
                 corrupt += 1
-        if self._newest >= 0:
-            items.append(Reached("video", self._newest + 1))
+        if newest >= 0:
+            items.append(Reached("video", newest + 1))
         return Decoded(tuple(items), corrupt_video=corrupt, oversized=oversized)
 
     def _packet(self, frame: Encoded) -> list[Item]:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self, cast
 import av
 import msgspec
 import numpy as np
+import structlog
 
 import services
 from services.ingest.collector import Encoded
@@ -43,6 +44,7 @@ _SOCKET_BYTES: Final = 1024 * 1024
 _F_ADD_SEALS, _SEALS = 1033, 0x0001 | 0x0002 | 0x0004
 """Nobody may seal, shrink or grow it: a page that went away would end the reader."""
 
+_log = structlog.get_logger(__name__)
 Cause = Literal["crashed", "killed", "late", "lied", "closed"]
 
 
@@ -138,7 +140,8 @@ class Child(asyncio.Protocol):
             if told.number != self._number:
                 raise wire.Lied("the number of an answer")
             return wire.taken(told, self._area, frames)
-        except wire.Lied:
+        except wire.Lied as lie:
+            _log.warning("an answer of the decoder cannot be true", what=str(lie))
             self.kill("lied")
             raise Lost("lied", to_blame=True) from None
 

@@ -28,7 +28,8 @@ AREA_BYTES: Final = 24 * 1024 * 1024
 """Shared memory: forty portrait pictures, five times what a batch of a live stream gives."""
 MAX_ITEMS: Final = 2 * sum(BOUND.values())
 SLACK_TICKS: Final = 2 * TICKS_PER_S
-"""How far an answer's times may lie outside those of its batch: codecs hold media back."""
+"""How far an answer's times may lie beyond those of its batch. Earlier ones are harmless, and
+honest: codecs and resamplers hold media back, until the next comes."""
 
 _Tick = Annotated[int, Meta(ge=-(2**62), le=2**62)]
 _Count = Annotated[int, Meta(ge=0, le=MAX_ITEMS)]
@@ -170,14 +171,13 @@ def put(number: int, decoded: Decoded, area: NDArray[np.uint8]) -> Answer:
 
 def taken(told: Answer, area: NDArray[np.uint8], batch: Sequence[Encoded]) -> Decoded:
     """Copy what an answer to ``batch`` tells of out of the shared memory. Raises :class:`Lied`."""
-    ticks = [frame.tick for frame in batch]
-    first, last = min(ticks) - SLACK_TICKS, max(ticks) + SLACK_TICKS
+    last = max(frame.tick for frame in batch) + SLACK_TICKS
     kinds = {frame.kind for frame in batch}
     items: list[Item] = []
     used = 0
     for each in told.items:
-        kind, start, end, size = _extent(each)
-        if kind not in kinds or start < first or end > last:
+        kind, end, size = _extent(each)
+        if kind not in kinds or end > last:
             raise Lied("the time of an item")
         if used + size > len(area):
             raise Lied("the size of an item")
@@ -188,15 +188,15 @@ def taken(told: Answer, area: NDArray[np.uint8], batch: Sequence[Encoded]) -> De
     )
 
 
-def _extent(item: Sound | Picture | Progress) -> tuple[Kind, int, int, int]:
-    """Return track, first and last tick, and bytes in the shared memory."""
+def _extent(item: Sound | Picture | Progress) -> tuple[Kind, int, int]:
+    """Return track, last tick, and bytes in the shared memory."""
     match item:
         case Sound():
-            return "audio", item.start, item.start + item.count, 2 * item.count
+            return "audio", item.start + item.count, 2 * item.count
         case Picture():
-            return "video", item.at, item.at, 3 * item.width * item.height
+            return "video", item.at, 3 * item.width * item.height
         case Progress():
-            return item.kind, item.tick, item.tick, 0
+            return item.kind, item.tick, 0
 
 
 def _item(told: Sound | Picture | Progress, content: NDArray[np.uint8]) -> Item:

@@ -135,7 +135,6 @@ LIES = {
     "sound beyond the memory": lambda tick: _answer(*[wire.Sound(tick, 40_000)] * 500),
     "sound without an end": lambda tick: _answer(wire.Sound(tick, 2**40)),
     "a time to come": lambda tick: _answer(wire.Progress("audio", tick + 16_000 * 60)),
-    "a time long past": lambda tick: _answer(wire.Sound(tick - 16_000 * 60, 100)),
     "a track that was not sent": lambda tick: _answer(wire.Picture(tick, 320, 180)),
     "less than nothing": lambda tick: _answer(corrupt_audio=-1),
     "more than there can be": lambda tick: _answer(*[wire.Progress("audio", tick)] * 5000),

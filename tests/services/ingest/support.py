@@ -191,6 +191,7 @@ async def serving(
     orders=None,
     audit=SILENT,
     door=None,
+    decoding=None,
     **settings,
 ):
     scoring = scoring or DirectScoring()
@@ -214,6 +215,7 @@ async def serving(
         events_url=lambda session_id: f"ws://127.0.0.1:8081/v1/events?session={session_id}",
         orders=orders,
         audit=audit,
+        decoding=decoding,
     )
     app = web.Application(middlewares=[middleware])
     routes(app, whip, **(door or {}))

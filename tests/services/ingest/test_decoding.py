@@ -95,6 +95,20 @@ async def test_damage_is_counted_as_before():
         assert decoding.statistics().lost_batches == 0
 
 
+async def test_times_that_are_odd_and_true():
+    """A track that falls silent for long comes back; what was held back then is told late."""
+    late = encoded_audio("opus", 0.2, first=16_000 * 600)
+    async with running() as decoding:
+        await decoding.decode("s", sound() + encoded_video("VP8", 5))
+        assert (await decoding.decode("s", sound())).corrupt_audio == 25
+        decoded = await decoding.decode("s", late)
+        assert [item.start for item in decoded.items] == [7_984, 16_000 * 600]
+        backwards = encoded_video("VP8", 5, first=9_000)
+        await decoding.decode("s", backwards)
+        await decoding.decode("s", encoded_video("VP8", 5))
+        assert decoding.statistics().ends == {}
+
+
 async def test_pictures_without_room_are_left_out_and_counted(monkeypatch):
     from services.ingest.confined import wire
 
