@@ -96,14 +96,15 @@ function Links({ config }) {
     <a href="asyncapi.json">API</a></p>`;
 }
 
-function Footer({ session, version }) {
+function Footer({ session, version, policy }) {
   const { model, scored } = session;
   return html`<footer><p>Demeanor ${version}${model && ` · model ${model.id} ${model.version}, ${model.providers.join(", ")}`}
       ${scored && ` · scored in ${scored.timing.score_ms} ms, ${scored.timing.age_ms} ms after its last picture or sound`}</p>
-    <p>Only people in the roles customer and self are scored.</p></footer>`;
+    <p>${policy && `Scored are people in the roles ${policy.score_roles.join(", ")} only (policy ${policy.policy}). `}
+      <a href="use.html">What this must not be used for</a></p></footer>`;
 }
 
-function App({ config }) {
+function App({ config, policy }) {
   const video = useRef(null);
   const now = useNow(500);
   const { source, session, link, publisher } = useDemeanor(config, video);
@@ -111,21 +112,21 @@ function App({ config }) {
   return html`
     <header><h1>Demeanor</h1><${Pill} link=${link} lagMs=${session.ended ? null : session.lagMs} /><${Links} config=${config} /></header>
     <main>
-      <${Stage} video=${video} source=${source} faces=${session.faces} publisher=${publisher} ready=${Boolean(config.token)} />
-      <${Reading} session=${session} link=${link} source=${source} now=${now} />
+      <${Stage} video=${video} source=${source} faces=${session.faces} publisher=${publisher} ready=${Boolean(config.token)} notice=${policy?.notice} on=${Boolean(source.session && !session.unscored)} />
+      <${Reading} session=${session} link=${link} source=${source} now=${now} rule=${policy?.thresholds.high} />
       <section class="card feed" aria-label="Events"><h2>Events</h2>
         <div class="sr" role="log" aria-live="polite">${alert?.text}</div>
         <${Log} entries=${session.log} /></section>
     </main>
-    <${Footer} session=${session} version=${config.version} />`;
+    <${Footer} session=${session} version=${config.version} policy=${policy} />`;
 }
 
 function Broken({ why }) {
   return html`<main class="broken"><h1>Demeanor</h1><p role="alert">${why}</p></main>`;
 }
 
-async function settings() {
-  const response = await fetch("v1/config").catch(() => null);
+async function asked(path, headers = {}) {
+  const response = await fetch(path, { headers }).catch(() => null);
   if (!response) throw new Error("The server does not answer. See whether demeanor up still runs, then reload this page.");
   const body = await response.json().catch(() => ({}));
   if (!response.ok) throw new Error(body.detail ?? `The server answered ${response.status}.`);
@@ -133,7 +134,13 @@ async function settings() {
 }
 
 const root = document.getElementById("app");
+// A page without a token shows what it can: it learns no policy and publishes nothing.
+async function settings() {
+  const config = await asked("v1/config");
+  return [config, config.token ? await asked("v1/policy", { Authorization: `Bearer ${config.token}` }) : null];
+}
+
 settings().then(
-  (config) => render(html`<${App} config=${config} />`, root),
+  ([config, policy]) => render(html`<${App} config=${config} policy=${policy} />`, root),
   (error) => render(html`<${Broken} why=${error.message} />`, root),
 );

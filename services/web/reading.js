@@ -34,9 +34,9 @@ function Headline({ event }) {
   return html`<span>comes across as <strong>${adjective(event.top)}</strong>, ${sure(event.confidence)}</span>`;
 }
 
-export function Reading({ session, link, source, now }) {
+export function Reading({ session, link, source, now, rule }) {
   const [state, note] = shown(session, link, now);
-  const waits = state === "waiting" && (source.kind === "none" ? "– nothing is published" : "– the first reading takes a few seconds");
+  const waits = state === "waiting" && (session.unscored ? `– nothing is looked at: ${session.unscored}` : source.kind === "none" ? "– nothing is published" : "– the first reading takes a few seconds");
   const { last } = session;
   const nothing = last?.type === "window.skipped" && last.reason === "no_evidence";
   const event = nothing ? null : session.scored;
@@ -47,7 +47,7 @@ export function Reading({ session, link, source, now }) {
     <p class="why">${why}</p>
     <${Evidence} evidence=${session.evidence} since=${session.since} endMs=${session.endMs} />
     <${Bars} labels=${session.labels} scale=${session.scale} event=${event} />
-    <${Gauge} frustration=${event?.frustration} state=${session.level} alert=${session.alert} />
+    <${Gauge} frustration=${event?.frustration} state=${session.level} alert=${session.alert} rule=${rule} />
     <${Minute} rows=${session.rows} />
   </section>`;
 }

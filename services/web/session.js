@@ -1,7 +1,7 @@
 // One session as the page knows it: events in, what to show out. The server owns every state; only
 // "stale", "disconnected" and "waiting" belong to the viewer.
 
-import { CAUSES, ENDINGS, SKIPPED, adjective, evidenceSentence, said, sure } from "./words.js";
+import { CAUSES, ENDINGS, SKIPPED, UNSCORED, adjective, evidenceSentence, said, sure } from "./words.js";
 
 const LOG_ENTRIES = 60;
 const SPAN_MS = 60_000;
@@ -13,7 +13,7 @@ export function blank(id = null) {
   return {
     id, labels: ["neutral", "happy", "sad", "angry", "fear", "disgust", "surprise"], hopMs: 500, scale: "simplex", model: null,
     scored: null, last: null, state: "waiting", level: "calm", alert: null, evidence: null, faces: null,
-    rows: [], log: [], endMs: 0, heardAt: 0, lagMs: null, ended: null,
+    rows: [], log: [], endMs: 0, heardAt: 0, lagMs: null, ended: null, unscored: null,
     since: { audio: null, video: null }, // media time since when voice or face is missing
     told: { audio: false, video: false }, // whether the log says so
     news: { told: null, next: null, sinceMs: 0 },
@@ -102,9 +102,16 @@ function explained(session, event) {
   return noted(session, event, "note", event.generated ? `Generated text, may be wrong: ${event.text}` : `Measured: ${event.text}`);
 }
 
+function started(session, event) {
+  const { labels, scale, model, participants } = event;
+  const left = participants.find(({ scored: wanted }) => !wanted);
+  const unscored = left ? said(UNSCORED, left.why_not ?? "") : null;
+  const next = { ...session, labels, scale, model, unscored, hopMs: event.window.hop_ms };
+  return noted(next, event, "note", unscored ? `Session started. Nothing is looked at: ${unscored}.` : "Session started.");
+}
+
 const handlers = {
-  "session.started": (session, event) => noted(
-    { ...session, labels: event.labels, hopMs: event.window.hop_ms, scale: event.scale, model: event.model }, event, "note", "Session started."),
+  "session.started": started,
   "window.scored": scored,
   "window.skipped": skipped,
   "alert.raised": (session, event) => noted(

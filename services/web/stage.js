@@ -1,6 +1,6 @@
 // Left side: what is published, and the ways to change it.
 
-import { html, useState } from "./vendor/htm-preact.js";
+import { html, useEffect, useRef, useState } from "./vendor/htm-preact.js";
 import { Faces } from "./views.js";
 
 const loopback = /^(localhost|127(\.\d+){3}|\[::1\])$/.test(location.hostname);
@@ -27,7 +27,44 @@ function Sound({ video }) {
   return html`<button aria-pressed=${on} onClick=${turn}>Sound</button>`;
 }
 
-export function Stage({ video, source, faces, publisher, ready }) {
+// Asked once a tab and notice: the person agrees to this very text before their camera opens.
+const remembered = (notice) => `demeanor.notice.${notice.sha256}`;
+
+function acknowledged(notice) {
+  try {
+    return sessionStorage.getItem(remembered(notice)) !== null;
+  } catch {
+    return false; // a browser that stores nothing asks each time
+  }
+}
+
+function acknowledge(notice) {
+  try {
+    sessionStorage.setItem(remembered(notice), "1");
+  } catch {
+    return; // see above
+  }
+}
+
+function Notice({ notice, agree, leave }) {
+  const dialog = useRef(null);
+  useEffect(() => dialog.current.showModal(), []);
+  return html`<dialog ref=${dialog} aria-labelledby="notice-title" onClose=${leave}>
+    <h2 id="notice-title">Before your camera opens</h2>
+    <p>${notice.text}</p>
+    <p><a href="use.html" target="_blank" rel="noopener">What this must not be used for</a></p>
+    <p class="buttons"><button class="first" onClick=${agree}>I agree</button><button onClick=${leave}>Not now</button></p>
+  </dialog>`;
+}
+
+export function Stage({ video, source, faces, publisher, ready, notice, on }) {
+  const [asking, ask] = useState(false);
+  const camera = () => (acknowledged(notice) ? publisher.current.useCamera() : ask(true));
+  const agree = () => {
+    acknowledge(notice);
+    ask(false);
+    publisher.current.useCamera();
+  };
   const pick = (event) => {
     event.preventDefault();
     const [file] = event.dataTransfer?.files ?? event.target.files;
@@ -41,15 +78,17 @@ export function Stage({ video, source, faces, publisher, ready }) {
       <video ref=${video} onResize=${shape} playsinline muted aria-label="What is published"></video>
       ${busy && html`<${Faces} faces=${faces} mirrored=${mirrored} />`}
     </div>
+    ${on && html`<p class="badge"><span aria-hidden="true">●</span> Analysis of expressed emotion is on</p>`}
     <p class="says" role="status">${source.message || SAYS[source.kind]}</p>
     <p class="buttons">
       ${source.again && html`<button class="first" onClick=${() => publisher.current.again()}>Start again</button>`}
-      <button disabled=${!ready} onClick=${() => publisher.current.useCamera()}>Use my camera</button>
+      <button disabled=${!ready} onClick=${camera}>Use my camera</button>
       <button disabled=${!ready} onClick=${() => publisher.current.playSample()}>Play the sample</button>
       <label class="button">Open a file<input type="file" accept="video/*,audio/*" disabled=${!ready} onChange=${pick} /></label>
       ${(source.kind === "sample" || source.kind === "file") && html`<${Sound} key=${source.session} video=${video} />`}
       <button onClick=${() => publisher.current.stop()} disabled=${!busy}>Stop</button>
     </p>
     <p class="caution">This guesses expression, not feeling. It can be wrong.</p>
+    ${asking && html`<${Notice} notice=${notice} agree=${agree} leave=${() => ask(false)} />`}
   </section>`;
 }

@@ -61,15 +61,18 @@ function Bar({ label, event }) {
 const TRENDS = { rising: "↑ rising", steady: "→ steady", falling: "↓ falling" };
 
 // While an alert holds, its number may lie below the level that raised it: say why it still holds.
-function held(frustration, state, alert) {
-  const rule = "Turns high above 70 for 8 s, back below 50 for 10 s.";
-  if (state !== "high" || !frustration || frustration.value >= 0.7) return rule;
-  return `${alert ? `Was ${percent(alert.value)}, now` : "Now"} ${percent(frustration.value)} – clears at 50 for 10 s.`;
+function held(frustration, state, alert, rule) {
+  const back = `${percent(rule.leave)} for ${rule.leave_ms / 1000} s.`;
+  if (state !== "high" || !frustration || frustration.value >= rule.enter)
+    return `Turns high above ${percent(rule.enter)} for ${rule.enter_ms / 1000} s, back below ${back}`;
+  return `${alert ? `Was ${percent(alert.value)}, now` : "Now"} ${percent(frustration.value)} – clears at ${back}`;
 }
 
-export function Gauge({ frustration, state, alert }) {
+// `rule` is the policy's; null while nobody told it.
+export function Gauge({ frustration, state, alert, rule }) {
+  const level = rule ? ` Alert level ${percent(rule.enter)}.` : "";
   const words = frustration
-    ? `Expressed frustration ${percent(frustration.value)} of 100, likely between ${percent(frustration.low)} and ${percent(frustration.high)}, ${frustration.trend}. Alert level 70.`
+    ? `Expressed frustration ${percent(frustration.value)} of 100, likely between ${percent(frustration.low)} and ${percent(frustration.high)}, ${frustration.trend}.${level}`
     : "Expressed frustration: nothing could be measured.";
   return html`<div class="gauge">
     <p class="gauge-head"><span class="quiet">Expressed frustration</span>
@@ -78,9 +81,9 @@ export function Gauge({ frustration, state, alert }) {
     <div class="gauge-bar" role="img" aria-label=${words}>
       ${frustration && html`<div class="fill fill-${state}" style=${{ width: `${frustration.value * 100}%` }}></div>
         <${Band} ...${frustration} />`}
-      <div class="alert-level"></div>
+      ${rule && html`<div class="alert-level" style=${{ left: percent(rule.enter) + "%" }}></div>`}
     </div>
-    <p class="quiet small">${held(frustration, state, alert)}</p>
+    <p class="quiet small">${rule && held(frustration, state, alert, rule)}</p>
   </div>`;
 }
 

@@ -17,7 +17,9 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
 from pipeline.events import PROTOCOL
+from pipeline.policy import Policy
 from services.gateway import pages
+from services.policing import described
 
 WAIT_S = 30
 PEER = """
@@ -58,6 +60,7 @@ class Script:
         self.close_code: int | None = None
         """When set, a client that says who it is is closed with this code."""
         self.token = token
+        self.policy = Policy()
         self.log: list[dict[str, Any]] = []
         """What the clients sent: control messages, and {"type": "POST" | "DELETE", "path"}."""
         self.history: list[str] = []
@@ -116,6 +119,7 @@ class Script:
     async def _run(self) -> None:
         app = web.Application()
         app.router.add_get("/v1/config", self._config)
+        app.router.add_get("/v1/policy", self._policy)
         app.router.add_post("/whip/{stream}", self._publish)
         app.router.add_delete("/resource/{name}", self._unpublish)
         app.router.add_get("/{path:.*}", self._page)
@@ -139,6 +143,10 @@ class Script:
         del request
         url = f"{self.events}/v1/events"
         return web.json_response({"events_url": url, "token": self.token, "version": "0.0"})
+
+    async def _policy(self, request: web.Request) -> web.Response:
+        assert request.headers["Authorization"] == f"Bearer {self.token}"
+        return web.json_response(dict(described(self.policy)))
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
         return pages.answer(self._files, request.match_info["path"], self.events)

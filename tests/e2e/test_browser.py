@@ -74,6 +74,7 @@ def test_camera_becomes_events_that_the_page_draws(
     with browser_page(chromium, server.http, *fake_camera) as page:
         expect(page.get_by_role("status").first).to_contain_text("Live", timeout=SCORED_MS)
         page.get_by_role("button", name="Use my camera").click()
+        page.get_by_role("button", name="I agree").click()
         expect(page.locator(".face")).to_have_count(1, timeout=SCORED_MS)
         scored(page)
         expect(page.locator(".log")).to_contain_text(re.compile("Comes across as|Not sure"))
@@ -96,6 +97,7 @@ def test_sample_plays_without_a_camera_and_axe_finds_nothing(
     with browser_page(chromium, server.http, scheme=scheme) as page:
         scored(page)
         page.get_by_role("button", name="Use my camera").click()
+        page.get_by_role("button", name="I agree").click()
         expect(page.get_by_text("The sample call plays instead")).to_be_visible(timeout=SCORED_MS)
         scored(page)
         report = Axe().run(page)

@@ -107,6 +107,7 @@ def test_without_a_camera_the_sample_plays_and_says_why(
     with opened(browser, script, before=before) as page:
         publishing(page, script)
         click(page, "Use my camera")
+        click(page, "I agree")
         publishing(page, script, "ses_2")
         says(page, f"{why} The sample call plays instead.")
 
@@ -115,6 +116,7 @@ def test_the_camera_is_mirrored_and_its_loss_is_said(browser: Browser, script: S
     with opened(browser, script, before=CANVAS_CAMERA) as page:
         publishing(page, script)
         click(page, "Use my camera")
+        click(page, "I agree")
         says(page, "The browser asks whether it may use your camera and microphone.")
         page.evaluate("lent.getTracks()[0].stop = () => { window.stopped = true; }; give()")
         publishing(page, script, "ses_2")
@@ -135,6 +137,7 @@ def test_a_later_choice_wins_over_a_camera_that_comes_late(
     with opened(browser, script, before=CANVAS_CAMERA) as page:
         publishing(page, script)
         click(page, "Use my camera")
+        click(page, "I agree")
         until(page, "window.give")
         click(page, "Play the sample")
         publishing(page, script, "ses_2")
