@@ -41,15 +41,15 @@ class Cache(Protocol):
 
 
 class Decoder(Protocol):
-    """The language model with its cache."""
+    """The language model with its cache; a cache goes back to the decoder it came from only."""
 
     def empty(self) -> Cache:
         """Return a cache without positions."""
 
-    def step(self, cache: Cache, rows: Array, chosen: Array) -> tuple[Array, Cache]:
+    def step(self, cache: Any, rows: Array, chosen: Array) -> tuple[Array, Cache]:
         """Read ``(new, hidden)``; return fp32 ``(chosen, vocab)`` and the grown cache."""
 
-    def branch(self, cache: Cache, rows: Array, chosen: Array) -> Array:
+    def branch(self, cache: Any, rows: Array, chosen: Array) -> Array:
         """Read ``(branches, new, hidden)`` behind one cache; return ``(branches, chosen, vocab)``.
 
         Rows of a branch never see those of another, and nothing is kept.
