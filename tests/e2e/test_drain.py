@@ -1,6 +1,7 @@
 """How a server ends: with nothing lost, in time, whatever is away, and by whom it may be asked."""
 
 import asyncio
+import re
 import signal
 import subprocess
 import time
@@ -37,6 +38,26 @@ def on(valkey: Valkey) -> list[str]:
     password.write_text(PASSWORD)
     password.chmod(0o600)
     return [f"--redis-url=unix://{valkey.socket}", f"--redis-password-file={password}"]
+
+
+QUEUES = {
+    *("udp_socket", "ice_rx", "jitter", "decoder_in", "decoder_batches"),
+    *("decoded_video", "decoded_audio", "windows_stream", "scorer_in", "sequencer"),
+    *("writer_ring", "bus_feed", "gw_cache", "gw_out", "gw_in", "connections", "audit_out"),
+}
+"""What a composed process with a publisher and a reader can fill (reliability, section 3)."""
+
+
+async def listed(server: Server) -> None:
+    """Look whether every queue says its bound, its rule, its depth and what it dropped."""
+    session = aiohttp.ClientSession(server.http, headers=AUTH)
+    async with session as client, client.get("/metrics") as answer:
+        text = await answer.text()
+    for name in ("depth", "dropped_total"):
+        assert set(re.findall(rf'demeanor_queue_{name}{{.*?queue="(\w+)"', text)) >= QUEUES
+    bounds = re.findall(r'demeanor_queue_bound{queue="(\w+)",rule="(\w+)",unit="\w+"} (\S+)', text)
+    assert {name for name, _, _ in bounds} >= QUEUES
+    assert all(float(bound) >= 1 for _, _, bound in bounds)
 
 
 def log_of(server: Server) -> str:
@@ -88,6 +109,7 @@ def test_a_signal_loses_nothing(own_server: Callable[..., Server], valkey: Valke
         await ledger.live.wait()
         publisher = await publish(server, "drain", "--loop")
         await ledger.scored(4)
+        await listed(server)
         server.process.send_signal(signal.SIGTERM)
         code = await asyncio.to_thread(server.over)
         await cancelled(reading)
