@@ -7,6 +7,7 @@ import pytest
 
 from pipeline import models
 from pipeline.events import AnyEvent, WindowScored, WindowSkipped, decode
+from pipeline.policy import Policy
 from services.cli import running
 from services.cli.exits import Exit
 from tests.tools import make_call
@@ -42,7 +43,7 @@ async def scored(call: Path, out: Path) -> list[AnyEvent]:
         role="customer",
         model=(),
         device="cpu",
-        score_roles=("customer",),
+        policy=Policy(["customer"]),
         shown="lines",
     )
     assert await running.score(order) is Exit.DONE

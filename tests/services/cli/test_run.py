@@ -175,7 +175,7 @@ def test_a_refused_role_is_never_decoded(
 
     monkeypatch.setattr(running, "Source", opened)
     result = invoke("--source", str(talk(tmp_path / "talk.mkv")), "--role", "employee")
-    assert result.exit_code == Exit.FAILED
+    assert result.exit_code == Exit.USAGE
     assert isinstance(result.exception, SystemExit)
 
 
