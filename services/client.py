@@ -28,7 +28,8 @@ from websockets.typing import Subprotocol
 
 from pipeline.errors import DemeanorError, UsageError
 from pipeline.events import PROTOCOL, AnyEvent, Gap, SessionEnded, decode
-from services.auth import DEV_TOKEN, is_loopback
+from services.auth import is_loopback
+from services.tls import Untrusted
 
 PATH = "/v1/events"
 _FINAL = {1000, 1009}
@@ -43,7 +44,7 @@ _ENDED_KEPT = 1024
 _ADVICE = {
     1000: "it has nothing more to send",
     1009: "this is a fault of ours, please report it",
-    4401: "give another one with --token",
+    4401: "give another one with --token-file",
     4404: "leave --session out to see what is live",
 }
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
@@ -95,11 +96,6 @@ def endpoint(url: str) -> str:
     return urlunsplit((scheme, parts.netloc, path, parts.query, ""))
 
 
-def default_token(url: str) -> str | None:
-    """Return ``dev`` for an address of this machine, None for any other."""
-    return DEV_TOKEN if is_loopback(urlsplit(url).hostname or "") else None
-
-
 @dataclass
 class Reader:
     """One subscription; remembers the last position of each session."""
@@ -108,6 +104,8 @@ class Reader:
     token: str | None
     sessions: Sequence[str] = ("*",)
     since: dict[str, int] = field(default_factory=dict)
+    tls: ssl.SSLContext | None = None
+    """Whom to trust behind ``wss://``; None: the system's authorities."""
     bytes_received: int = 0
     _ended: dict[str, int] = field(default_factory=dict)
     _begun: bool = False
@@ -116,8 +114,9 @@ class Reader:
     async def events(self) -> AsyncIterator[AnyEvent | Link]:
         """Yield events and link changes until the caller stops.
 
-        Raises :class:`Refused` when the server does not want this reader, and
-        :class:`NotEvents` when what answers is no event socket.
+        Raises :class:`Refused` when the server does not want this reader,
+        :class:`Untrusted` when its certificate is not trusted, and :class:`NotEvents` when what
+        answers is no event socket.
         """
         attempt = 0
         while True:
@@ -137,6 +136,8 @@ class Reader:
                 raise UsageError(f"'{self.url}' is no event address") from None
             except InvalidHandshake as error:
                 reason = self._judge(error)
+            except ssl.SSLCertVerificationError as error:
+                raise Untrusted(self.url, error.verify_message) from None
             except ssl.SSLError as error:
                 raise NotEvents(self.url, f"TLS: {error.reason or error}") from None
             except (OSError, TimeoutError) as error:
@@ -156,6 +157,7 @@ class Reader:
             additional_headers=self._headers(),
             subprotocols=protocols,
             proxy=None if here else True,
+            ssl=(self.tls or True) if self.url.startswith("wss:") else None,
         )
 
     def _headers(self) -> dict[str, str]:

@@ -5,16 +5,29 @@ renewal the server is restarted, or a proxy in front of it does TLS (``deploy/pr
 """
 
 import datetime as dt
+import socket
 import ssl
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from cryptography import x509
 
-from pipeline.errors import UsageError
+from pipeline.errors import DemeanorError, UsageError
 from services.clock import Clock
 
 _OLDEST: Final = ssl.TLSVersion.TLSv1_2
+_SHAKE_S: Final = 5.0
+
+
+class Untrusted(DemeanorError):
+    """The server's certificate is not one to trust."""
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(
+            f"the certificate of {url} is not trusted ({why}): check the address, or name the "
+            "authority that signed it with --ca FILE"
+        )
 
 
 def server_context(cert: Path | None, key: Path | None, clock: Clock) -> ssl.SSLContext | None:
@@ -57,6 +70,26 @@ def client_context(ca: Path | None) -> ssl.SSLContext:
         raise UsageError(f"--ca: {ca} is no PEM file of certificates") from None
     context.minimum_version = _OLDEST
     return context
+
+
+def check_certificate(url: str, tls: ssl.SSLContext) -> None:
+    """Shake hands with an ``https`` server, so that a bad certificate is told in words.
+
+    Says nothing when nobody answers: whoever asks next will. Raises :class:`Untrusted`.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "https" or parts.hostname is None:
+        return
+    try:
+        with (
+            socket.create_connection((parts.hostname, parts.port or 443), _SHAKE_S) as plain,
+            tls.wrap_socket(plain, server_hostname=parts.hostname),
+        ):
+            return
+    except ssl.SSLCertVerificationError as error:
+        raise Untrusted(url, error.verify_message) from None
+    except OSError:
+        return
 
 
 class _Locked(Exception):

@@ -16,6 +16,7 @@ from services.cli import (
     push,
     run,
     scoring,
+    token,
     up,
     watch,
 )
@@ -66,6 +67,7 @@ app.command()(drain.drain)
 app.command()(scoring.scoring)
 app.command()(doctor.doctor)
 app.command()(evaluate.evaluate)
+app.add_typer(token.app, name="token")
 app.add_typer(models.app, name="models")
 app.add_typer(policy.app, name="policy")
 app.add_typer(audit.app, name="audit")

@@ -4,6 +4,7 @@ A token never stands on a command line, where every process list shows it: it co
 from standard input or from ``DEMEANOR_TOKEN``. ``dev`` is sent by itself, to this machine only.
 """
 
+import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -101,15 +102,18 @@ async def talking(
 ) -> AsyncIterator["aiohttp.ClientSession"]:
     """Yield a client for the server at ``base``, with its token and its authority.
 
-    Raises :class:`~pipeline.errors.UsageError` for files that cannot be used.
+    Raises :class:`~pipeline.errors.UsageError` for files that cannot be used, and
+    :class:`~services.tls.Untrusted`.
     """
     import aiohttp
 
-    from services.tls import client_context
+    from services.tls import check_certificate, client_context
 
     token = token_for(base, token_file)
+    tls = client_context(ca)
+    await asyncio.to_thread(check_certificate, base, tls)
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    connector = aiohttp.TCPConnector(ssl=client_context(ca))
+    connector = aiohttp.TCPConnector(ssl=tls)
     limit = aiohttp.ClientTimeout(total=_ASK_S)
     async with aiohttp.ClientSession(headers=headers, timeout=limit, connector=connector) as client:
         yield client

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from services.cli.credentials import Authority, TokenFile
 from services.cli.exits import guarded, interruptible
 
 
@@ -22,14 +23,10 @@ def drain(
             show_default=False,
         ),
     ] = None,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TOKEN", help="Bearer token of an admin; 'dev' is sent by itself on loopback."
-        ),
-    ] = None,
+    token_file: TokenFile = None,
+    ca: Authority = None,
 ) -> None:
-    """Take no new streams, let the running ones end by themselves, then end the server.
+    """Take no new streams; end the server once the running ones have ended.
 
     Comes back when the server has ended. Streams that still run when the time is over are ended in
     good order. Ctrl-C leaves the drain going.
@@ -40,4 +37,4 @@ def drain(
 
     interruptible()
     with guarded():
-        asyncio.run(drained(to, soft, token))
+        asyncio.run(drained(to, soft, token_file, ca))

@@ -1,35 +1,30 @@
 """What ``demeanor drain`` does: ask, then watch the server go."""
 
 import asyncio
+from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import aiohttp
 
-from pipeline.errors import DemeanorError, UsageError
-from services.client import default_token
+from pipeline.errors import DemeanorError
+from services.cli.credentials import base_of, talking
 from services.ending import HARD_S
 
 LOOK_S: Final = 0.5
 SPARE_S: Final = 10.0
 """How much longer than promised a server is waited for."""
-_ASK_S: Final = 10.0
 
 
-async def drained(to: str, soft_s: int | None, token: str | None) -> None:
+async def drained(
+    to: str, soft_s: int | None, token_file: str | None = None, ca: Path | None = None
+) -> None:
     """Drain the server at ``to`` and wait until it is gone.
 
     Raises :class:`~pipeline.errors.UsageError` for an address that is none, and
     :class:`~pipeline.errors.DemeanorError` when the server refuses or does not end.
     """
-    parts = urlsplit(to if "://" in to else f"http://{to}")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"'{to}' is no address of a server: write http://HOST:PORT")
-    base = f"{parts.scheme}://{parts.netloc}"
-    secret = token or default_token(base)
-    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
-    limit = aiohttp.ClientTimeout(total=_ASK_S)
-    async with aiohttp.ClientSession(headers=headers, timeout=limit) as client:
+    base = base_of(to)
+    async with talking(base, token_file, ca) as client:
         told = await _ask(client, base, soft_s)
         live, promised_s = int(told["live"]), int(told["soft_s"])
         streams = f"{live} stream" + ("" if live == 1 else "s")

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from services.cli.credentials import Authority, TokenFile
 from services.cli.exits import guarded
 
 
@@ -32,12 +33,8 @@ def push(
         float | None,
         typer.Option(metavar="S", min=0.1, help="Stop after so many seconds.", show_default=False),
     ] = None,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TOKEN", help="Bearer token; 'dev' is sent by itself to this machine."
-        ),
-    ] = None,
+    token_file: TokenFile = None,
+    ca: Authority = None,
 ) -> None:
     """Publish a file by WHIP as a camera would. Ctrl-C ends the session in good order.
 
@@ -53,6 +50,7 @@ def push(
             speed=speed,
             clients=clients,
             duration_s=duration,
-            token=token,
+            token_file=token_file,
+            ca=ca,
         )
         raise SystemExit(asyncio.run(publish(wish)))

@@ -2,17 +2,20 @@
 
 import asyncio
 import signal
+import ssl
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import UsageError
+from services.cli.credentials import token_for
 from services.cli.exits import Exit, complain
 from services.ingest.address import addresses
 from services.ingest.prepared import Prepared, prepare
 from services.ingest.publishing import Closed, Connected, Failed, Progress, Report
-from services.ingest.push import Order, ask, default_token, destinations, push
+from services.ingest.push import Order, ask, destinations, push
+from services.tls import check_certificate, client_context
 
 LINE_S = 10
 """A line for every so many seconds of media."""
@@ -30,7 +33,8 @@ class Wish:
     speed: float
     clients: int
     duration_s: float | None
-    token: str | None
+    token_file: str | None
+    ca: Path | None
 
 
 async def publish(wish: Wish) -> Exit:
@@ -42,9 +46,13 @@ async def publish(wish: Wish) -> Exit:
         raise UsageError(f"{wish.file} is a folder: name one file")
     (address,) = addresses(str(wish.file))
     urls = destinations(wish.to, address.stream, wish.clients)
+    token = token_for(urls[0], wish.token_file)
+    tls = client_context(wish.ca)
+    await asyncio.to_thread(check_certificate, urls[0], tls)
     order = Order(
         urls=urls,
-        token=wish.token or default_token(urls[0]),
+        token=token,
+        ca=wish.ca,
         speed=wish.speed,
         loop=wish.loop,
         duration_s=wish.duration_s,
@@ -57,7 +65,7 @@ async def publish(wish: Wish) -> Exit:
         await push(call, order, told.take, stop)
     print(told.ending(), flush=True)
     for number, failed in told.distinct_failures():
-        complain(await asyncio.to_thread(reason, failed, urls[number], order.token))
+        complain(await asyncio.to_thread(reason, failed, urls[number], order.token, tls))
     return Exit.FAILED if told.failures else Exit.DONE
 
 
@@ -149,30 +157,30 @@ class Told:
         return sum(video for video, _ in pairs), sum(audio for _, audio in pairs)
 
 
-def reason(failed: Failed, url: str, token: str | None) -> str:
+def reason(failed: Failed, url: str, token: str | None, tls: ssl.SSLContext | None = None) -> str:
     """Return why a publisher failed, in one sentence that says what to do; may ask the server."""
     match failed.failure:
         case "refused":
             return f"nothing answers at {url}: start the server with 'demeanor up'"
         case "unreachable":
-            return _strange(url, token) or f"{url} cannot be reached: check the address"
+            return _strange(url, token, tls) or f"{url} cannot be reached: check the address"
         case "http":
-            return _refused(failed, url, token)
+            return _refused(failed, url, token, tls)
         case "lost":
             at = _clock(failed.media_s)
             return f"the server ended the session of {url} at {at} ({failed.detail})"
         case "media":
             return f"the call cannot be sent as WebRTC ({failed.detail}): try another file"
         case _:
-            return _strange(url, token) or (
+            return _strange(url, token, tls) or (
                 f"{url} answered, but no media path could be opened ({failed.detail}): "
                 "is it the address behind WHIP, and does UDP pass between the two machines?"
             )
 
 
-def _strange(url: str, token: str | None) -> str | None:
+def _strange(url: str, token: str | None, tls: ssl.SSLContext | None) -> str | None:
     """Return what to do when something answers there that is no WHIP server."""
-    answer = ask(url, token)
+    answer = ask(url, token, tls)
     if answer is None or not (answer.status < 400 or answer.status in (404, 405, 426, 501)):
         return None
     return (
@@ -182,7 +190,7 @@ def _strange(url: str, token: str | None) -> str | None:
 
 
 _ADVICE = {
-    401: "give a token with --token",
+    401: "give a token with --token-file",
     403: "this token may not publish there",
     404: "write http://HOST:PORT/whip/NAME",
     405: "write http://HOST:PORT/whip/NAME",
@@ -192,8 +200,8 @@ _ADVICE = {
 }
 
 
-def _refused(failed: Failed, url: str, token: str | None) -> str:
-    answer = ask(url, token)
+def _refused(failed: Failed, url: str, token: str | None, tls: ssl.SSLContext | None) -> str:
+    answer = ask(url, token, tls)
     status = failed.status
     sentence = ""
     if answer is not None and not answer.about_offer:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from services.cli.credentials import Authority, TokenFile
 from services.cli.exits import guarded
 
 
@@ -20,12 +21,8 @@ def scoring(
         bool,
         typer.Option("--everywhere", help="For all tenants; for admins of the tenant 'default'."),
     ] = False,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TOKEN", help="Bearer token of an admin; 'dev' is sent by itself on loopback."
-        ),
-    ] = None,
+    token_file: TokenFile = None,
+    ca: Authority = None,
 ) -> None:
     """Switch scoring off, or on again, within a second.
 
@@ -37,4 +34,4 @@ def scoring(
     from services.cli.switching import switch
 
     with guarded():
-        asyncio.run(switch(to, state, token, everywhere=everywhere))
+        asyncio.run(switch(to, state, token_file, ca, everywhere=everywhere))

@@ -1,17 +1,21 @@
 """What ``demeanor scoring`` does: ask the server, say how it stands."""
 
-from typing import Final
-from urllib.parse import urlsplit
+from pathlib import Path
 
 import aiohttp
 
 from pipeline.errors import DemeanorError, UsageError
-from services.client import default_token
-
-_ASK_S: Final = 10.0
+from services.cli.credentials import base_of, talking
 
 
-async def switch(to: str, state: str, token: str | None, *, everywhere: bool) -> None:
+async def switch(
+    to: str,
+    state: str,
+    token_file: str | None = None,
+    ca: Path | None = None,
+    *,
+    everywhere: bool,
+) -> None:
     """Switch scoring of the server at ``to``.
 
     Raises :class:`~pipeline.errors.UsageError` for what cannot be meant, and
@@ -19,14 +23,8 @@ async def switch(to: str, state: str, token: str | None, *, everywhere: bool) ->
     """
     if state not in ("on", "off"):
         raise UsageError(f"scoring can be switched on or off, not '{state}'")
-    parts = urlsplit(to if "://" in to else f"http://{to}")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"'{to}' is no address of a server: write http://HOST:PORT")
-    base = f"{parts.scheme}://{parts.netloc}"
-    secret = token or default_token(base)
-    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
-    limit = aiohttp.ClientTimeout(total=_ASK_S)
-    async with aiohttp.ClientSession(headers=headers, timeout=limit) as client:
+    base = base_of(to)
+    async with talking(base, token_file, ca) as client:
         told = await _put(client, base, {"scoring": state, "everywhere": everywhere})
     print(f" scoring is {told.get('scoring')} ({_detail(told)})")
 

@@ -36,12 +36,14 @@ def keys(
         ),
     ] = None,
     algorithm: Annotated[
-        Literal["EdDSA", "ES256", "RS256"], typer.Option(help="How the key signs.")
+        Literal["EdDSA", "ES256", "RS256"],
+        typer.Option(metavar="NAME", help="EdDSA, ES256 or RS256."),
     ] = "EdDSA",
 ) -> None:
     """Make a private key and DIR/jwks.json, which 'demeanor up --token-keys' reads.
 
-    Servers follow the file: --add a key, wait until old tokens have ended, then --drop the old one.
+    Servers follow the file. To change keys: add one, wait until the old tokens have ended, then
+    drop the old one.
 
     Exit codes: 0 done, 2 wrong use.
     """
@@ -212,10 +214,6 @@ async def _revoke(
             async with client.post(f"{base}/v1/revocations", json=body) as answer:
                 status = answer.status
                 told = await answer.json(content_type=None) if status != 204 else {}
-    except aiohttp.ClientConnectorCertificateError:
-        raise DemeanorError(
-            f"the certificate of {base} is not trusted: name its authority with --ca FILE"
-        ) from None
     except (aiohttp.ClientError, TimeoutError, ValueError, OSError):
         raise DemeanorError(f"no Demeanor server answers at {base}") from None
     if status != 204:

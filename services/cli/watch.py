@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from services.cli.credentials import Authority, TokenFile, token_for
 from services.cli.exits import Exit, guarded, interruptible
 
 if TYPE_CHECKING:
@@ -18,12 +19,8 @@ def watch(
         str, typer.Argument(metavar="URL", help="Event address; http:// is understood too.")
     ] = "ws://localhost:8081",
     session: Annotated[str, typer.Option(metavar="ID", help="One session; * is all.")] = "*",
-    token: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TOKEN", help="Bearer token; 'dev' is sent by itself on this machine."
-        ),
-    ] = None,
+    token_file: TokenFile = None,
+    ca: Authority = None,
     plain: Annotated[bool, typer.Option("--plain", help="One line an event, no redraw.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Events as they come, one a line.")] = False,
 ) -> None:
@@ -31,12 +28,15 @@ def watch(
 
     Exit codes: 0 left, 1 the server refused, 2 wrong use.
     """
-    from services.client import Reader, default_token, endpoint
+    from services.client import Reader, endpoint
+    from services.tls import client_context
 
     with guarded():
         address = endpoint(url)
+        token = token_for(address, token_file)
+        tls = client_context(ca) if address.startswith("wss:") else None
         interruptible()
-        reader = Reader(address, token or default_token(address), [session])
+        reader = Reader(address, token, [session], tls=tls)
         try:
             asyncio.run(_follow(reader, plain=plain, json=json))
         except KeyboardInterrupt:

@@ -12,14 +12,15 @@ import ssl
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import msgspec
 
 from pipeline.errors import UsageError
-from services.auth import DEV_TOKEN, is_loopback
 from services.ingest.prepared import Prepared
 from services.ingest.publishing import Closed, Failed, Job, Report, encode, report
+from services.tls import client_context
 
 HANDSHAKE_MS = 8_000
 STOP_S = 8.0
@@ -47,6 +48,8 @@ class Order:
     loop: bool = False
     duration_s: float | None = None
     handshake_ms: int = HANDSHAKE_MS
+    ca: Path | None = None
+    """Authority that signed the server's certificate; None: the system's."""
 
 
 def destinations(to: str, stem: str, clients: int) -> tuple[str, ...]:
@@ -72,11 +75,6 @@ def _with_path(parts: SplitResult, path: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
 
 
-def default_token(url: str) -> str | None:
-    """Return ``dev`` for an address of this machine, None for any other."""
-    return DEV_TOKEN if is_loopback(urlsplit(url).hostname or "") else None
-
-
 async def push(call: Prepared, order: Order, tell: Tell, stop: asyncio.Event) -> None:
     """Publish ``call`` to every address at once; returns when all publishers ended.
 
@@ -92,6 +90,7 @@ async def push(call: Prepared, order: Order, tell: Tell, stop: asyncio.Event) ->
                 loop=order.loop,
                 duration_s=order.duration_s,
                 handshake_ms=order.handshake_ms,
+                ca=None if order.ca is None else str(order.ca.absolute()),
             )
             group.create_task(_one(number, work, call.data, tell, stop), name=f"push-{number}")
 
@@ -183,7 +182,7 @@ class Answer:
         return self.status in (400, 406, 415, 422) and self.code in (None, *_OF_OFFER)
 
 
-def ask(url: str, token: str | None) -> Answer | None:
+def ask(url: str, token: str | None, tls: ssl.SSLContext | None = None) -> Answer | None:
     """Post an empty offer, so that the server says in its own words what it objects to.
 
     Opens no session: a server that objects to nothing else objects to the offer. Blocks for at most
@@ -192,7 +191,7 @@ def ask(url: str, token: str | None) -> Answer | None:
     parts = urlsplit(url)
     if parts.scheme == "https":
         link: http.client.HTTPConnection = http.client.HTTPSConnection(
-            parts.netloc.rpartition("@")[2], timeout=ASK_S, context=ssl.create_default_context()
+            parts.netloc.rpartition("@")[2], timeout=ASK_S, context=tls or client_context(None)
         )
     else:
         link = http.client.HTTPConnection(parts.netloc.rpartition("@")[2], timeout=ASK_S)

@@ -20,7 +20,7 @@ from pipeline.events import (
 )
 from services.bus.memory import MemoryBus
 from services.bus.types import StreamKey
-from services.client import Link, NotEvents, Reader, Refused, default_token, endpoint
+from services.client import Link, NotEvents, Reader, Refused, endpoint
 from services.gateway.notices import Notices
 from services.sockets import listen
 from tests.services.events import KEY, ManualClock, ended, scored, started
@@ -46,12 +46,6 @@ def test_what_a_person_types_becomes_an_address(typed: str, address: str) -> Non
 def test_what_is_no_address_is_wrong_use(typed: str) -> None:
     with pytest.raises(UsageError, match="is no event address"):
         endpoint(typed)
-
-
-def test_the_dev_token_goes_to_this_machine_only() -> None:
-    assert default_token("ws://127.0.0.1:1/v1/events") == "dev"
-    assert default_token("ws://[::1]:1/v1/events") == "dev"
-    assert default_token("ws://192.0.2.1/v1/events") is None
 
 
 @pytest.fixture
@@ -165,8 +159,8 @@ def test_what_was_seen_is_not_news() -> None:
 @pytest.mark.parametrize(
     ("token", "sessions", "code", "words"),
     [
-        ("wrong", ("*",), 4401, "--token"),
-        ("d\xe9v", ("*",), 4401, "--token"),
+        ("wrong", ("*",), 4401, "--token-file"),
+        ("d\xe9v", ("*",), 4401, "--token-file"),
         ("dev", ("ses_none",), 4404, "--session"),
     ],
 )

@@ -21,14 +21,19 @@ VERBS = (
     "scoring",
     "doctor",
     "evaluate",
+    "token",
     "models",
     "policy",
     "audit",
 )
-GROUPS = (["models"], ["policy"], ["audit"])
+GROUPS = (["token"], ["models"], ["policy"], ["audit"])
 COMMANDS = [
     [],
     *([verb] for verb in VERBS),
+    ["token", "keys"],
+    ["token", "issue"],
+    ["token", "show"],
+    ["token", "revoke"],
     ["models", "list"],
     ["models", "verify"],
     ["policy", "show"],

@@ -101,7 +101,9 @@ def test_the_audit_log_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 async def test_scoring_is_switched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with trusted(Issuer(tmp_path)) as bench:
         url = str(bench.door.make_url("/"))
-        admin = bench.issuer.token(scope="admin", tenant="default")
+        admin, reader = str(tmp_path / "admin.jwt"), str(tmp_path / "reader.jwt")
+        Path(admin).write_text(bench.issuer.token(scope="admin", tenant="default"))
+        Path(reader).write_text(bench.issuer.token(scope="read:*"))
         await switch(url, "off", admin, everywhere=False)
         await switch(url, "off", admin, everywhere=True)
         assert bench.orders.value("scoring", "default") == "off"
@@ -109,7 +111,6 @@ async def test_scoring_is_switched(tmp_path: Path, capsys: pytest.CaptureFixture
         await switch(url, "on", admin, everywhere=True)
         said = capsys.readouterr().out.splitlines()
         assert said[-1] == " scoring is off (this tenant: off, everywhere: on)"
-        reader = bench.issuer.token(scope="read:*")
         with pytest.raises(DemeanorError, match=r"does not switch \(403\): only a token"):
             await switch(url, "on", reader, everywhere=False)
     with pytest.raises(DemeanorError, match="no Demeanor server answers"):

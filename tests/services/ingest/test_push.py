@@ -17,7 +17,7 @@ from services.ingest import publisher
 from services.ingest.address import addresses
 from services.ingest.prepared import Prepared, prepare
 from services.ingest.publishing import Closed, Connected, Failed, Job, Progress, Report, encode
-from services.ingest.push import Order, ask, default_token, destinations, push
+from services.ingest.push import Order, ask, destinations, push
 from tests.services.ingest.support import serving
 from tests.tools.clips import make_clip
 
@@ -152,12 +152,6 @@ def test_destinations(to: str, clients: int, urls: tuple[str, ...]) -> None:
 def test_an_address_that_cannot_be_one_is_wrong_use(to: str) -> None:
     with pytest.raises(UsageError, match="WHIP address"):
         destinations(to, "talk", 1)
-
-
-def test_the_dev_token_goes_to_this_machine_only() -> None:
-    assert default_token("http://127.0.0.1:8080/whip/me") == "dev"
-    assert default_token("http://localhost/whip/me") == "dev"
-    assert default_token("https://example.org/whip/me") is None
 
 
 async def test_a_call_arrives_at_a_real_server(call: Prepared) -> None:
