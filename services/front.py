@@ -13,7 +13,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 SILENT_S: Final = 20.0
 SILENT: Final = 256
@@ -22,6 +24,7 @@ LINGER_S: Final = 2.0
 """How long the rest of a body is read that no handler wanted."""
 CLOSE_S: Final = 2.0
 _BACKLOG: Final = 128
+_log = structlog.get_logger(__name__)
 
 
 class Front:
@@ -37,6 +40,8 @@ class Front:
         self._silent: dict[_Connection, None] = {}
         self._crowded = 0
         self._displaced = 0
+        self.unreadable = 0
+        """Requests that were no HTTP."""
 
     def statistics(self) -> dict[str, float]:
         """Return gauges and counters."""
@@ -45,6 +50,7 @@ class Front:
             "silent_connections": len(self._silent),
             "crowded_connections_total": self._crowded,
             "displaced_connections_total": self._displaced,
+            "unreadable_requests_total": self.unreadable,
         }
 
     @asynccontextmanager
@@ -121,3 +127,21 @@ class _Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._front.left(self)
         super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Count what is no HTTP."""
+        self._front.unreadable += isinstance(exc, HttpProcessingError)
+        return super().handle_error(request, status, exc, message)
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Tell of our own faults; aiohttp would also tell whom it refused, and quote them."""
+        del args
+        error = kw.get("exc_info")
+        if not isinstance(error, HttpProcessingError):
+            _log.error("an HTTP connection failed", exc_info=error or True)

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from services.front import Front
 
@@ -115,3 +116,13 @@ async def test_there_are_only_so_many():
         async with caller(port) as pair:
             assert await answered(*pair) == b"HTTP/1.1 200 OK"
     assert front.statistics()["connections"] == 0
+
+
+async def test_what_is_no_http_is_refused_and_counted_and_not_logged(caplog):
+    front = Front()
+    async with served(front) as port, caller(port) as (reader, writer):
+        with capture_logs() as ours:
+            writer.write(b"G\0T c4nary\x1b[31m HTTP/1.1\r\n\r\n")
+            assert (await ended(reader)).startswith(b"HTTP/1.0 400 ")
+        assert front.statistics()["unreadable_requests_total"] == 1
+    assert (ours, caplog.records) == ([], [])
