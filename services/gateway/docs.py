@@ -37,6 +37,7 @@ ERRORS = {
     "not_found": "There is nothing at this address; /openapi.json names what exists.",
     "orders_full": "Too many orders stand already; wait until some expire.",
     "origin": "Only this server's own pages and those of --origins may ask from a browser.",
+    "other_participant": "Renew with a token of the same role and context, or publish anew.",
     "policy_denied": "The policy does not let this role be scored; GET /v1/policy.",
     "precondition_failed": "The If-Match header does not name the current ICE session.",
     "precondition_required": "Send If-Match with the ETag of the answer.",

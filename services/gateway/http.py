@@ -61,8 +61,9 @@ def routes(
     get("/v1/sessions/{session_id}", door.session)
     get("/v1/sessions/{session_id}/state", door.state)
     get("/v1/sessions/{session_id}/timeline", door.timeline)
-    get("/v1/sessions/{session_id}/events", door.session_events)
-    get("/v1/events", door.events)
+    # A stream has no end, so an answer to HEAD would never be over.
+    get("/v1/sessions/{session_id}/events", door.session_events, allow_head=False)
+    get("/v1/events", door.events, allow_head=False)
     get("/v1/policy", door.policy)
     get("/v1/models", door.models)
     get("/metrics", door.metrics)
