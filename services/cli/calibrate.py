@@ -22,7 +22,9 @@ def calibrate(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
 ) -> None:
-    """Measure how many streams this machine holds, and keep the result for `demeanor up`.
+    """Measure how many streams this machine holds.
+
+    The result is kept for `demeanor up`.
 
     Publishes the bundled call to a private server with rising numbers of publishers on this same
     machine, until windows are skipped or a limit of admission is passed. What the publishers cost

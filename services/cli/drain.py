@@ -26,7 +26,7 @@ def drain(
     token_file: TokenFile = None,
     ca: Authority = None,
 ) -> None:
-    """Take no new streams; end the server once the running ones have ended.
+    """Take no new streams, end with the last one.
 
     Comes back when the server has ended. Streams that still run when the time is over are ended in
     good order. Ctrl-C leaves the drain going.

@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 import io
 import socket
 import sys
@@ -312,13 +313,19 @@ async def test_the_command_says_what_it_did(
     file = make_clip(tmp_path / "my talk.mkv", seconds=2, audio="flac")
     async with serving() as server:
         wish = pushing.Wish(
-            file=file, to=server.url, loop=False, speed=1.0, clients=1, duration_s=None, token=None
+            file=file,
+            to=server.url,
+            loop=False,
+            speed=1.0,
+            clients=1,
+            duration_s=None,
+            token_file=None,
+            ca=None,
         )
         assert await pushing.publish(wish) is Exit.DONE
         assert [opening.stream for opening, _ in server.openings] == ["my-talk"]
-        again = pushing.Wish(
-            file=file, to=server.url, loop=False, speed=1.0, clients=1, duration_s=None, token="no"
-        )
+        (tmp_path / "wrong.jwt").write_text("no")
+        again = dataclasses.replace(wish, token_file=str(tmp_path / "wrong.jwt"))
         assert await pushing.publish(again) is Exit.FAILED
     said = capsys.readouterr()
     assert "✔ 1 session connected" in said.out
