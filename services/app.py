@@ -29,10 +29,12 @@ from services.ending import Died, Ending, Watch
 from services.front import Front
 from services.gateway import http as gateway_http
 from services.gateway.app import Gateway
+from services.gateway.metrics import Source
 from services.identity import open as identity
 from services.ingest import http as ingest_http
 from services.ingest.admission import Admission
 from services.ingest.decoding import Decoding
+from services.ingest.retention import Retention
 from services.ingest.sink import bus_sinks
 from services.ingest.whip import Whip
 from services.load import Meter
@@ -137,11 +139,12 @@ async def running(
             tls=tls,
         ) as gateway,
         Decoding.open(settings, queues) as decoding,
+        Retention(opened.bus, clock, policy.retention_s, queues) as retention,
         Whip(
             settings,
             guard=guard,
             scoring=scoring,
-            open_sink=bus_sinks(opened.bus, clock, owner, queues),
+            open_sink=bus_sinks(opened.bus, clock, owner, queues, retention.ended),
             policy=policy,
             model=scorer.loaded,
             clock=clock,
@@ -182,14 +185,7 @@ async def _http(
 ) -> AsyncIterator[None]:
     """Serve WHIP, pages, REST, SSE, health and metrics on one socket."""
     front = Front()
-    sources = {
-        "ingest": lambda: _of_ingest(process.whip),
-        "scorer": lambda: _of_scorer(process.scoring),
-        "audit": audit.statistics,
-        "load": process.meter.statistics,
-        "identity": lambda: identity.statistics(process.whip.guard),
-        "http": front.statistics,
-    }
+    sources = _sources(process, front, audit)
     app = web.Application(middlewares=[problems.middleware])
     ingest_http.routes(
         app,
@@ -203,10 +199,27 @@ async def _http(
         yield
 
 
-def _of_ingest(whip: Whip) -> dict[str, float]:
-    """Return the numbers of the WHIP endpoint for ``/metrics``."""
-    now = whip.statistics()
+def _sources(process: Process, front: Front, audit: AuditLog) -> dict[str, Source]:
+    """Return what ``/metrics`` counts beside the gateway, the bus and the queues."""
     return {
+        "ingest": lambda: _of_ingest(process.whip),
+        "scorer": lambda: _of_scorer(process.scoring),
+        "audit": audit.statistics,
+        "load": process.meter.statistics,
+        "identity": lambda: identity.statistics(process.whip.guard),
+        "http": front.statistics,
+    }
+
+
+def _of_ingest(whip: Whip) -> dict[str, float | dict[str, float]]:
+    """Return the numbers of the WHIP endpoint for ``/metrics``."""
+    now, books = whip.statistics(), whip.books()
+    return {
+        "windows_cut_total": books.cut,
+        "windows_scored_total": books.scored,
+        "windows_skipped_total": {str(reason): n for reason, n in books.skipped.items()},
+        "windows_in_flight": books.in_flight,
+        "refusals_total": {code: float(n) for code, n in now.refused.items()},
         "live_sessions": now.live,
         "half_open_sessions": now.half_open,
         "accepted_total": now.accepted,

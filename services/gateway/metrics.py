@@ -9,7 +9,8 @@ from prometheus_client.registry import Collector
 from services.queues import Registry
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-Source = Callable[[], Mapping[str, float]]
+Source = Callable[[], Mapping[str, float | Mapping[str, float]]]
+"""Numbers by name; a mapping instead of a number is one by ``reason``."""
 
 
 class Metrics:
@@ -61,6 +62,12 @@ class _Room(Collector):
         for name, value in self._source().items():
             full = f"demeanor_{self._room}_{name.removesuffix('_total')}"
             words = f"{name.replace('_', ' ')} of the {self._room}."
+            if isinstance(value, Mapping):
+                counter = CounterMetricFamily(full, words, labels=["reason"])
+                for reason, count in value.items():
+                    counter.add_metric([reason], count)
+                yield counter
+                continue
             if name.endswith("_total"):
                 yield CounterMetricFamily(full, words, value=value)
             else:

@@ -24,6 +24,7 @@ from services.audit import SILENT, Audit
 from services.auth import Guard, Principal
 from services.clock import Clock
 from services.ingest.admission import Admission, busy
+from services.ingest.books import Books
 from services.ingest.decoding import Decoding
 from services.ingest.gate import Rate
 from services.ingest.ice import NoPort, Ports, offered_addresses
@@ -160,6 +161,7 @@ class Whip:
         self._resources: dict[str, _Resource] = {}
         self._streams: set[tuple[str, str]] = set()
         self._counters = _Counters()
+        self._gone = Books()
         self._watch: asyncio.Task[None] | None = None
         self._stack = AsyncExitStack()
         self._tasks = asyncio.TaskGroup()
@@ -236,6 +238,13 @@ class Whip:
             untenured=dict(self._counters.untenured),
         )
 
+    def books(self) -> Books:
+        """Return the books of all sessions since the process began."""
+        books = self._gone.copy()
+        for session in self.sessions():
+            books.add(session)
+        return books
+
     def admit(self, principal: Principal, stream: str) -> None:
         """Count an offer and check what can be told before it is read. Raises :class:`Problem`."""
         self._permit(principal, stream)
@@ -253,7 +262,7 @@ class Whip:
     def _check(self, principal: Principal, stream: str) -> None:
         decision = self._policy.decide(case_of(principal))
         if not decision.admitted:
-            self._audit.note("refused", principal, stream=stream, why=decision.why_not)
+            self._audit.note("refused", principal, why=decision.why_not)
             raise self._refusal(403, "policy_denied", decision.sentence)
         others = len(self._streams) - ((principal.tenant, stream) in self._streams)
         if (problem := self.admission.refusal(others)) is not None:
@@ -390,6 +399,7 @@ class Whip:
             meta=dict(request.meta),
             model=self._model,
             policy=self._policy.tag,
+            notice=self._policy.notice.version,
         )
         sink = await self._open_sink(opening, publication.stop_for)
         self._tell_audit(request, session_id, decision)
@@ -410,7 +420,6 @@ class Whip:
             "published",
             request.principal,
             session=session_id,
-            stream=request.stream,
             role=request.principal.role,
             scored=decision.scored,
             why_not=decision.why_not,
@@ -452,6 +461,7 @@ class Whip:
         finally:
             resource = self._resources.pop(name)
             self._streams.discard((resource.tenant, resource.stream))
+            self._gone.add(publication.session)
             self._counters.close_timeouts += publication.abandoned
 
     async def _watch_over(self) -> None:

@@ -53,6 +53,12 @@ async def listed(server: Server) -> None:
     session = aiohttp.ClientSession(server.http, headers=AUTH)
     async with session as client, client.get("/metrics") as answer:
         text = await answer.text()
+    books = dict(
+        re.findall(r"demeanor_ingest_windows_(cut_total|scored_total|in_flight) (\S+)", text)
+    )
+    skipped = re.findall(r'demeanor_ingest_windows_skipped_total{reason="\w+"} (\S+)', text)
+    left = float(books["scored_total"]) + float(books["in_flight"]) + sum(map(float, skipped))
+    assert float(books["cut_total"]) == left > 0
     for name in ("depth", "dropped_total"):
         assert set(re.findall(rf'demeanor_queue_{name}{{.*?queue="(\w+)"', text)) >= QUEUES
     bounds = re.findall(r'demeanor_queue_bound{queue="(\w+)",rule="(\w+)",unit="\w+"} (\S+)', text)
