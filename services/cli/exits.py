@@ -64,8 +64,9 @@ def complain(message: str) -> None:
 
 def sentence(error: Exception) -> str:
     """Return the error as one line for the person who can mend it."""
-    invalid = isinstance(error, ValidationError)
-    words = _of_setting(error.errors()[0]) if invalid else str(error)
+    words = str(error)
+    if isinstance(error, ValidationError):
+        words = _of_setting(error.errors()[0])
     line = " ".join(words.split())
     # It may quote a file or a peer: no colours, no cursor moves, no screenful.
     return "".join(letter if letter.isprintable() else "?" for letter in line)[:_LONGEST]
