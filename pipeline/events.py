@@ -235,6 +235,8 @@ class SessionStarted(Event, frozen=True, kw_only=True, tag="session.started"):
     meta: dict[str, str]
     stream: str
     """The publisher's name for the stream."""
+    notice: str | None = None
+    """Version of the notice in force; its text: ``GET /v1/policy``."""
 
 
 class WindowScored(Event, frozen=True, kw_only=True, tag="window.scored"):

@@ -45,6 +45,8 @@ class Facts:
     model: events.LoadedModel
     policy: str | None = None
     """:attr:`pipeline.policy.Policy.tag` of the policy that decided."""
+    notice: str | None = None
+    """Version of its notice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,7 @@ class Stream:
                 model=facts.model,
                 meta=dict(facts.meta),
                 stream=facts.stream,
+                notice=facts.notice,
             )
         ]
 

@@ -281,4 +281,5 @@ def _facts(work: Workplace, source: Source) -> Facts:
         meta={},
         model=work.loaded,
         policy=work.policy.tag,
+        notice=work.policy.notice.version,
     )

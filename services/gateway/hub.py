@@ -6,6 +6,7 @@ message has no successor to reveal it). All end with :meth:`Hub.__aexit__`.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self
@@ -388,10 +389,13 @@ class Hub:
             await self._retire(feed)
 
     def _forget(self, session_id: str) -> None:
-        """Let readers go whose session the bus has forgotten."""
+        """Let readers go whose session the bus has forgotten; nothing of it stays warm here."""
         feed = self._feeds.get(session_id)
-        for member in tuple(feed.members) if feed is not None else ():
+        if feed is None:
+            return
+        for member in tuple(feed.members):
             member.outbox.leave(session_id)
+        feed.used_s = -math.inf
 
     async def _check_tail(self, feed: Feed) -> None:
         last = await self._bus.last(feed.key)

@@ -45,8 +45,17 @@ OpenSink = Callable[[Opening, Callable[[Stop], None]], Awaitable[EventSink]]
 :class:`~pipeline.errors.BusError` when there is no way out at the moment."""
 
 
-def bus_sinks(bus: ResultBus, clock: Clock, owner: str, queues: Registry | None = None) -> OpenSink:
-    """Return what opens sinks on ``bus`` for the ingest process ``owner``."""
+def bus_sinks(
+    bus: ResultBus,
+    clock: Clock,
+    owner: str,
+    queues: Registry | None = None,
+    on_ended: Callable[[Session], None] | None = None,
+) -> OpenSink:
+    """Return what opens sinks on ``bus`` for the ingest process ``owner``.
+
+    ``on_ended`` is called for each session once its sink is closed.
+    """
 
     async def open_sink(opening: Opening, on_stop: Callable[[Stop], None]) -> EventSink:
         key = StreamKey(opening.tenant, opening.stream)
@@ -59,9 +68,30 @@ def bus_sinks(bus: ResultBus, clock: Clock, owner: str, queues: Registry | None 
             state="live",
             role=opening.role,
         )
-        return await open_writer(bus, clock, session, on_stop=on_stop, queues=queues)
+        writer = await open_writer(bus, clock, session, on_stop=on_stop, queues=queues)
+        return writer if on_ended is None else _Told(writer, lambda: on_ended(session))
 
     return open_sink
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """A sink that says when it is closed."""
+
+    sink: EventSink
+    on_closed: Callable[[], None]
+
+    def put(self, events: Sequence[Event]) -> None:
+        self.sink.put(events)
+
+    def erase(self) -> None:
+        self.sink.erase()
+
+    async def close(self) -> None:
+        try:
+            await self.sink.close()
+        finally:
+            self.on_closed()
 
 
 class JsonlSink:

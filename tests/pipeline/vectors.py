@@ -45,6 +45,7 @@ VECTORS = {
         },
         "meta": {"queue": "Billing"},
         "stream": "billing-7",
+        "notice": "1",
     },
     "window.scored": {
         "type": "window.scored",
