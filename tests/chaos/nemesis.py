@@ -89,7 +89,7 @@ class Report:
     accounted: bool
     """Whether every session's end adds up."""
     resumed_s: float
-    """Longest time from a fault's end to the next event at a reader."""
+    """From the end of the last fault to the next event, at the reader that waited longer."""
     took_s: float
 
     @property
@@ -303,10 +303,7 @@ def exact(path: Path, books: list[Book]) -> bool:
 
 
 def resumed(path: Path, healed_s: list[float]) -> float:
-    """Return the longest wait for an event after a fault was over."""
+    """Return how long the first event took after everything was in order again."""
+    fair_s = max(healed_s)
     moments = [float(str(row[1])) for row in rows(path) if row[0] == "at"]
-    waits = [min((at for at in moments if at >= healed), default=None) for healed in healed_s]
-    return max(
-        (at - healed for at, healed in zip(waits, healed_s, strict=True) if at is not None),
-        default=0.0,
-    )
+    return min((at for at in moments if at >= fair_s), default=fair_s) - fair_s
