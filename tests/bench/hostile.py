@@ -179,16 +179,20 @@ async def garbage(server, orders):
     chance = random.Random("garbage")
     oversized = b"\x10" + media.vp8_key(16_383, 16_383)[:1100]
 
+    at = 0
+
     def make(number):
+        nonlocal at
+        at += 32_000 if number % 4 == 1 else 1
         match number % 4:
             case 0:
-                return number, 88, oversized
+                return at, 88, oversized
             case 1:
-                return number * 32_000, 88, b"\x10" + chance.randbytes(200)
+                return at, 88, b"\x10" + chance.randbytes(200)
             case 2:
-                return number, 88, b"\x10" + b"\x10" + chance.randbytes(300)
+                return at, 88, b"\x10" + b"\x10" + chance.randbytes(300)
             case _:
-                return number, 88, chance.randbytes(chance.randint(1, 60))
+                return at, 88, chance.randbytes(chance.randint(1, 60))
 
     await _packets(server, orders, "garbage", 500, make)
 

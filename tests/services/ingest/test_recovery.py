@@ -1,0 +1,146 @@
+"""Pictures after a loss that no retransmission mends, and frames that leave on their marker.
+
+A real publisher and the real peer; what is lost is lost between SRTP and the socket of the sender.
+"""
+
+import asyncio
+import struct
+import time
+from contextlib import suppress
+from itertools import pairwise
+
+import pytest
+from aiortc import RTCSessionDescription
+
+from services.ingest.peer import Peer
+from services.ingest.sdp import parse
+from tests.chaos.holes import media, pairs
+from tests.services.ingest.support import Card, Publisher, publishing, serving
+
+PACE_S = 1 / 30
+
+
+class Lossy:
+    """Loses one packet of the publisher's video, and each time it is sent again."""
+
+    def __init__(self, publisher, frame):
+        self.lost = 0
+        self.timestamp = None
+        self._frame = frame
+        self._seen = []
+        self._gone = None
+        self._link = publisher.getTransceivers()[0].sender.transport
+        self._theirs = self._link._send_rtp
+        self._link._send_rtp = self._send
+
+    async def _send(self, data):
+        if self._loses(data):
+            self.lost += 1
+        else:
+            await self._theirs(data)
+
+    def _loses(self, data):
+        kind, number, timestamp = struct.unpack_from("!BHI", data, 1)
+        if 192 <= kind <= 223:
+            return False  # RTCP
+        if self._gone is None:
+            if timestamp not in self._seen:
+                self._seen.append(timestamp)
+            if len(self._seen) <= self._frame:
+                return False
+            self._gone, self.timestamp = (kind & 0x7F, number), timestamp
+            return True
+        if kind & 0x7F == self._gone[0]:
+            return number == self._gone[1]
+        return data[12:14] == struct.pack("!H", self._gone[1])  # RFC 4588 §4
+
+
+@pytest.mark.parametrize("codec", ["VP8", "H264"])
+async def test_pictures_are_back_within_300_ms_of_media(codec):
+    publisher = Publisher("", Card(320, 180), codec=f"video/{codec}")
+    sdp = await publisher.offer()
+    heard = pairs.Heard()
+    peer = Peer(
+        parse(sdp.encode()),
+        heard.callbacks(),
+        ports=pairs.PORTS,
+        addresses=("127.0.0.1",),
+        ice_servers=(),
+        now=time.monotonic,
+    )
+    lossy = Lossy(publisher.peer, frame=12)
+    try:
+        answer = RTCSessionDescription(await peer.answer(), "answer")
+        await publisher.peer.setRemoteDescription(answer)
+        async with asyncio.timeout(60):
+            while len(heard.frames) < 40:
+                await asyncio.sleep(0.02)
+    finally:
+        await publisher.close()
+        await peer.close()
+    assert lossy.lost >= 1
+    frames = [((frame.timestamp - lossy.timestamp) % 2**32, frame) for *_, frame in heard.frames]
+    after = [(at, frame) for at, frame in frames if at < 2**31]
+    assert 0 < after[0][0] <= 0.3 * 90_000
+    assert after[0][1].key
+    assert all(2990 <= later - at <= 3010 for (at, _), (later, _) in pairwise(after))
+
+
+async def test_a_frame_leaves_on_its_marker():
+    """No later frame is needed: one frame is sent, alone, and comes."""
+    (data, _), *_ = media.good("VP8", 1)
+    async with pairs.connected(codec="VP8") as pair:
+        half = len(data) // 2
+        await pair.send(1, 0, b"\x10" + data[:half], marker=0)
+        await pair.drained()
+        assert pair.heard.frames == []
+        await pair.send(2, 0, b"\x00" + data[half:], marker=1)
+        async with asyncio.timeout(20):
+            while not pair.heard.frames:
+                await asyncio.sleep(0.01)
+        ((kind, codec, clock_hz, frame),) = pair.heard.frames
+        assert (kind, codec, clock_hz, frame.data) == ("video", "VP8", 90_000, data)
+
+
+@pytest.mark.parametrize("codec", ["VP8", "H264"])
+async def test_pictures_that_are_too_large_end_the_session(codec):
+    bombs = [media.vp8_key(8000, 8000)] if codec == "VP8" else media.h264(4096, 2304, 1)
+    async with serving() as server:
+        from tests.chaos.holes.attacks import _published
+
+        async with _published(server, "video", codec) as (pair, publication):
+            head = b"\x10" if codec == "VP8" else b""
+            body = bombs[0] if codec == "VP8" else _parameters(bombs[0])
+            for number in range(30):
+                if publication.finished.is_set():
+                    break
+                with suppress(ConnectionError):  # it was thrown out between the two lines
+                    await pair.send(number, number * 9000, head + body)
+                await asyncio.sleep(PACE_S)
+            async with asyncio.timeout(30):
+                await publication.finished.wait()
+            assert publication.statistics().oversized >= 3
+        assert server.sink().ended == "bad_media"
+
+
+def _parameters(frame):
+    """Return the parameter set of an H.264 frame as one RTP payload (RFC 6184 §5.6)."""
+    return next(part for part in frame.split(b"\0\0\0\1") if part[:1] and part[0] & 31 == 7)
+
+
+async def test_a_telephone_that_is_turned_keeps_its_windows():
+    card = Card(320, 180)
+    async with serving() as server, publishing(server, card, codec="video/VP8"):
+        sink = server.sink()
+        for count, size in enumerate([(1280, 720), (720, 1280), (320, 180)], 2):
+            await sink.until(lambda sink, count=count: len(sink.windows) >= 2 * count, 60)
+            card.size = size
+        await sink.until(lambda sink: len(sink.windows) >= 11, 60)
+        (publication,) = server.whip.publications()
+        lost = publication.statistics().lost
+        windows = next(iter(server.scoring.windows.values()))
+    assert "size_changes" not in lost
+    assert publication.statistics().oversized == 0
+    shapes = {frame.rgb.shape[:2] for window in windows for frame in window.frames}
+    assert {(180, 320), (568, 320)} <= shapes
+    assert all(len(window.frames) >= 6 for window in windows[1:])
