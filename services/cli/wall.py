@@ -62,6 +62,9 @@ class View(Protocol):
         """Show one event or link change."""
 
 
+BUSY = "the server is busy: readings come less often"
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One session on the wall."""
@@ -110,8 +113,10 @@ def advance(row: Row, event: AnyEvent) -> Row:
             top=event.top or "not sure",
             at_ms=event.window.end_ms,
             used=used(event.evidence),
-            note=event.reason.text if event.reason else "",
+            note=BUSY if "hop_1s" in event.degraded else event.reason.text if event.reason else "",
         )
+    if isinstance(event, WindowSkipped) and event.reason == "overload":
+        return replace(row, state=event.state, at_ms=event.window.end_ms, note=BUSY)
     if isinstance(event, WindowSkipped):
         return replace(
             row,

@@ -6,6 +6,7 @@ import json
 from contextlib import suppress
 
 import pytest
+from msgspec import structs
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -127,6 +128,15 @@ def test_the_wall_never_shows_a_number_without_evidence() -> None:
     assert "◌ NO EVID" in text
     assert "1 no evidence" in text
     assert "±" not in text
+
+
+def test_a_busy_server_says_so_and_keeps_the_last_number() -> None:
+    left_out = structs.replace(skipped(2), reason="overload", state="calm")
+    for last in (left_out, structs.replace(scored(3), degraded=["hop_1s"])):
+        text = drawn(140, Link("live"), started(), scored(1), left_out, last)
+        assert "the server is busy" in text
+        assert "±" in text
+        assert "NO EVID" not in text
 
 
 def test_names_are_never_taken_for_markup() -> None:
