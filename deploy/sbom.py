@@ -1,7 +1,7 @@
 # noqa: INP001 - a script beside shell scripts, no package
 """Print a software bill of materials (CycloneDX 1.6, JSON) of one lock: ``sbom.py [cpu|gpu|dev]``.
 
-Made from the lock alone, without the network: names, versions, every hash that pip would accept, and
+Made from the lock alone, without the network: names, versions, every hash that pip would take, and
 the built-in models. The page's libraries stand in services/web/vendor/VENDORED.md.
 """
 
