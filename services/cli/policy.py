@@ -65,4 +65,6 @@ def _tell(policy: "Policy", *, json: bool) -> None:
     for sentence in explained(policy):
         print(sentence)
     print()
-    print(f"Notice {policy.notice.version}: {policy.notice.text}")
+    notice = policy.notice
+    print(f"Notice {notice.version}: {notice.text}")
+    print(f"In tokens: demeanor token issue --consent {notice.version}:{notice.sha256} …")

@@ -24,6 +24,8 @@ from services.problems import Problem
 SDP: Final = "application/sdp"
 FRAGMENT: Final = "application/trickle-ice-sdpfrag"
 EVENTS_REL: Final = "urn:demeanor:events"
+NOT_SCORED: Final = "Demeanor-Not-Scored"
+"""Header of a 201: the policy's code for why nothing of this publisher is looked at."""
 BODY_S: Final = 5.0
 """A body that has not arrived after this long is given up."""
 MAX_META_BYTES: Final = 1024
@@ -124,7 +126,7 @@ class _Door:
         if self._readable(request, origin):
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Expose-Headers"] = (
-                "Location, ETag, Link, Retry-After, X-Request-Id"
+                f"Location, ETag, Link, Retry-After, X-Request-Id, {NOT_SCORED}"
             )
 
     def _readable(self, request: web.Request, origin: str) -> bool:
@@ -172,6 +174,7 @@ class _Door:
                 "ETag": f'"{accepted.etag}"',
                 "Link": f'<{events}>; rel="{EVENTS_REL}"; session="{accepted.session_id}"',
                 "Cache-Control": "no-store",
+                **({NOT_SCORED: accepted.why_not} if accepted.why_not else {}),
             },
         )
 

@@ -71,6 +71,8 @@ class Accepted:
     answer: str
     events_url: str
     """WebSocket URL of this session's events."""
+    why_not: str | None = None
+    """Why nothing of it is looked at, for now or for good; None: it is scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -452,8 +454,9 @@ class Whip:
         self._obey_one(self._resources[name])
         self._counters.accepted += 1
         self._tasks.create_task(self._run(name, publication), name="publication")
-        session_id = publication.session.session_id
-        return Accepted(session_id, name, etag, answer, self._events_url(session_id))
+        facts = publication.session.facts
+        events_url = self._events_url(facts.session_id)
+        return Accepted(facts.session_id, name, etag, answer, events_url, facts.why_not)
 
     async def _run(self, name: str, publication: Publication) -> None:
         try:

@@ -114,6 +114,7 @@ async def test_a_role_that_is_not_scored_may_still_publish(http, offer):
     async with serving(score_roles=("customer",)) as server:
         async with _posted(http, server, offer) as response:
             assert response.status == 201
+            assert response.headers["Demeanor-Not-Scored"] == "policy_role"
         (session,) = server.whip.sessions()
         assert (session.facts.scored, session.facts.why_not) == (False, "policy_role")
 
