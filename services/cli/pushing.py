@@ -52,7 +52,7 @@ async def publish(wish: Wish) -> Exit:
     order = Order(
         urls=urls,
         token=token,
-        ca=wish.ca,
+        tls=tls,
         speed=wish.speed,
         loop=wish.loop,
         duration_s=wish.duration_s,

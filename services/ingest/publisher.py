@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,8 +35,6 @@ from services.ingest.publishing import (
     encode,
     job,
 )
-from services.ingest.relay import relayed
-from services.tls import client_context
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
@@ -72,31 +70,16 @@ class Publisher:
         May hang after it reported Failed: the muxer waits for a goodbye of a server that is gone.
         """
         try:
-            with (
-                av.open(io.BytesIO(self._media), "r") as source,
-                certificate() as options,
-                self._address() as url,
-            ):
-                self._publish(source, url, options, tell)
+            with av.open(io.BytesIO(self._media), "r") as source, certificate() as options:
+                self._publish(source, options, tell)
         except _ERRORS as error:
             tell(self._failed(error))
 
-    def _address(self) -> AbstractContextManager[str]:
-        """Return where the muxer sends to: behind a relay when the server speaks TLS."""
-        if not self._work.url.startswith("https:"):
-            return nullcontext(self._work.url)
-        ca = None if self._work.ca is None else Path(self._work.ca)
-        return relayed(self._work.url, client_context(ca))
-
     def _publish(
-        self,
-        source: "InputContainer",
-        url: str,
-        options: dict[str, str],
-        tell: Callable[[Report], None],
+        self, source: "InputContainer", options: dict[str, str], tell: Callable[[Report], None]
     ) -> None:
         began_s = self._clock.monotonic_s()
-        target = av.open(url, "w", format="whip", options=self._options(options))
+        target = av.open(self._work.url, "w", format="whip", options=self._options(options))
         try:
             copies = [target.add_stream_from_template(stream) for stream in source.streams]
             target.start_encoding()

@@ -23,8 +23,6 @@ class Job(msgspec.Struct, frozen=True):
     duration_s: float | None
     """Stop after so many seconds of media."""
     handshake_ms: int
-    ca: str | None = None
-    """PEM file of the authority to trust; None: the system's."""
 
 
 class Connected(msgspec.Struct, frozen=True, tag="connected"):

@@ -1,4 +1,4 @@
-"""TLS for FFmpeg's WHIP muxer, which checks no certificate: a relay inside the publisher's process.
+"""TLS for FFmpeg's WHIP muxer, which checks no certificate: a relay on this machine.
 
 The muxer speaks plain HTTP to a port of this machine; what it says goes on to the real server over
 TLS that is checked. A redirect to another server is not followed, so a token reaches no one else.
@@ -7,8 +7,6 @@ TLS that is checked. A redirect to another server is not followed, so a token re
 import http.client
 import ssl
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit, urlunsplit
@@ -22,19 +20,26 @@ _HOP: Final = frozenset(
 """Headers that are between two neighbours (RFC 9110 §7.6.1), and those that are made anew."""
 
 
-@contextmanager
-def relayed(url: str, context: ssl.SSLContext) -> Iterator[str]:
-    """Yield the address at which ``url`` can be reached without TLS while the context lasts."""
-    target = urlsplit(url)
-    server = _Server(target, context)
-    thread = threading.Thread(target=server.serve_forever, name="relay", daemon=True)
-    thread.start()
-    try:
-        yield server.local(target)
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+class Relay:
+    """Listens on a port of this machine until it is closed."""
+
+    def __init__(self, url: str, context: ssl.SSLContext) -> None:
+        """Listen for the server of ``url``; ``context`` says whom to trust."""
+        self._server = _Server(urlsplit(url), context)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="relay", daemon=True
+        )
+        self._thread.start()
+
+    def local(self, url: str) -> str:
+        """Return how an address of that server is spelt here."""
+        return self._server.local(urlsplit(url))
+
+    def close(self) -> None:
+        """Listen no more. Blocks until it is so."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
 
 
 class _Server(ThreadingHTTPServer):
