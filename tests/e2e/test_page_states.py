@@ -132,6 +132,14 @@ def test_a_busy_server_fades_the_last_numbers_and_keeps_the_state(
     expect(page.get_by_role("row", name="happy").locator(".number")).to_have_text("70 ±10")
 
 
+def test_readings_that_come_less_often_do_not_flicker(page: Page, script: Script) -> None:
+    story = Story()
+    started, less = story.started(), {**story.scored(), "degraded": ["hop_1s"]}
+    script.send(started, less, story.skipped("overload", "calm"))
+    expect(page.locator(".why")).to_contain_text("readings come less often", timeout=WAIT_MS)
+    expect(page.locator(".reading.old")).to_have_count(0)
+
+
 def test_a_missing_face_is_said_with_its_time(page: Page, script: Script) -> None:
     story = Story()
     script.send(story.started(), story.scored(), *(story.scored(video=FACELESS) for _ in range(3)))
