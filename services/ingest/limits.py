@@ -17,6 +17,10 @@ from services.ingest.rates import TokenBucket
 
 MAX_TENANTS: Final = 1024
 """Tenants whose pace is remembered; the one unheard of for longest is forgotten first."""
+REST_S: Final = 10.0
+"""How long a stream rests whose publisher sent media that must not be decoded: each new connection
+costs a handshake, and the same publisher would send the same again."""
+MAX_RESTING: Final = 1024
 CONNECT_RETRY_S: Final = 5
 """Most publishers connect, or are given up, within this long."""
 
@@ -39,6 +43,7 @@ class Limits:
         self._half_open_per_token = half_open_per_token
         self._posts_per_s = posts_per_s
         self._tenants: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._resting: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def knock(self, principal: Principal, now_s: float) -> Refused | None:
         """Count one offer; call once for each, before its body is read."""
@@ -58,6 +63,27 @@ class Limits:
             f"more than {self._posts_per_s} offers a second: send fewer, and wait as "
             "'Retry-After' says before the next",
             max(1, math.ceil(bucket.wait_s(now_s))),
+        )
+
+    def rest(self, tenant: str, stream: str, now_s: float) -> None:
+        """Note that a session of this stream was ended for its media (``bad_media``)."""
+        self._resting[tenant, stream] = now_s + REST_S
+        self._resting.move_to_end((tenant, stream))
+        if len(self._resting) > MAX_RESTING:
+            self._resting.popitem(last=False)
+
+    def rested(self, tenant: str, stream: str, now_s: float) -> Refused | None:
+        """Tell whether a stream may be published again after :meth:`rest`."""
+        left_s = self._resting.get((tenant, stream), now_s) - now_s
+        if left_s <= 0:
+            self._resting.pop((tenant, stream), None)
+            return None
+        return Refused(
+            429,
+            "bad_media",
+            "the last session of this stream was ended because its pictures must not be decoded: "
+            "send at most 1920x1088 pixels, and wait as 'Retry-After' says",
+            math.ceil(left_s),
         )
 
     def room(self, principal: Principal, half_open: Mapping[str, int]) -> Refused | None:

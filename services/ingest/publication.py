@@ -127,6 +127,11 @@ class Publication:
         return not self._connected
 
     @property
+    def reason(self) -> EndReason | None:
+        """Why it ended or is ending; None while it runs."""
+        return self._reason
+
+    @property
     def stale(self) -> bool:
         """Whether the publisher is connected and silent, so that another may take its place."""
         return self._connected and self._clock.monotonic_s() - self._heard_s >= STALE_S

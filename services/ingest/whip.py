@@ -250,7 +250,9 @@ class Whip:
     def admit(self, principal: Principal, stream: str) -> None:
         """Count an offer and check what can be told before it is read. Raises :class:`Problem`."""
         self._permit(principal, stream)
-        self._limit(self._limits.knock(principal, self._clock.monotonic_s()))
+        now_s = self._clock.monotonic_s()
+        self._limit(self._limits.knock(principal, now_s))
+        self._limit(self._limits.rested(principal.tenant, stream, now_s))
         self._check(principal, stream)
 
     def _permit(self, principal: Principal, stream: str) -> None:
@@ -465,6 +467,9 @@ class Whip:
             resource = self._resources.pop(name)
             self._streams.discard((resource.tenant, resource.stream))
             self._gone.add(publication.session)
+            if publication.reason == "bad_media":
+                now_s = self._clock.monotonic_s()
+                self._limits.rest(resource.tenant, resource.stream, now_s)
             self._counters.close_timeouts += publication.abandoned
 
     async def _watch_over(self) -> None:

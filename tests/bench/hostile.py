@@ -170,7 +170,7 @@ async def senders(server, orders):
 
 async def flood(server, orders):
     def make(number):
-        return number, 77, b"\x10" + bytes(40)
+        return number, 77, b"\x10\x11" + bytes(40)  # a picture that leans on others
 
     await _packets(server, orders, "flood", 20_000, make)
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from services.auth import DEV_TOKEN, Principal
-from services.ingest.limits import MAX_TENANTS, Limits
+from services.ingest.limits import MAX_RESTING, MAX_TENANTS, REST_S, Limits
 from services.ingest.rates import TokenBucket
 from services.problems import Problem
 from tests.chaos.holes.pairs import offered
@@ -59,6 +59,20 @@ def test_the_tenants_that_are_remembered_are_bounded():
     for number in range(MAX_TENANTS + 50):
         limits.knock(_token(tenant=f"n{number}"), 0.0)
     assert len(limits._tenants) == MAX_TENANTS
+
+
+def test_a_stream_of_bad_media_rests_and_others_do_not():
+    limits = _limits()
+    limits.rest("acme", "cam", 100.0)
+    refused = limits.rested("acme", "cam", 100.5)
+    assert (refused.status, refused.code, refused.retry_after_s) == (429, "bad_media", 10)
+    assert limits.rested("acme", "other", 100.5) is None
+    assert limits.rested("rival", "cam", 100.5) is None
+    assert limits.rested("acme", "cam", 100.0 + REST_S) is None
+    assert not limits._resting
+    for number in range(MAX_RESTING + 5):
+        limits.rest("acme", f"s{number}", 0.0)
+    assert len(limits._resting) == MAX_RESTING
 
 
 def test_half_open_publishers_of_a_token_and_of_the_node():

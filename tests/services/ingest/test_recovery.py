@@ -15,7 +15,7 @@ from aiortc import RTCSessionDescription
 from services.ingest.peer import Peer
 from services.ingest.sdp import parse
 from tests.chaos.holes import media, pairs
-from tests.services.ingest.support import Card, Publisher, publishing, serving
+from tests.services.ingest.support import AUTH, SDP_TYPE, Card, Publisher, publishing, serving
 
 PACE_S = 1 / 30
 
@@ -103,7 +103,7 @@ async def test_a_frame_leaves_on_its_marker():
 
 
 @pytest.mark.parametrize("codec", ["VP8", "H264"])
-async def test_pictures_that_are_too_large_end_the_session(codec):
+async def test_pictures_that_are_too_large_end_the_session(codec, http):
     bombs = [media.vp8_key(8000, 8000)] if codec == "VP8" else media.h264(4096, 2304, 1)
     async with serving() as server:
         from tests.chaos.holes.attacks import _published
@@ -121,6 +121,9 @@ async def test_pictures_that_are_too_large_end_the_session(codec):
                 await publication.finished.wait()
             assert publication.statistics().oversized >= 3
         assert server.sink().ended == "bad_media"
+        async with http.post(server.endpoint(), headers=AUTH | SDP_TYPE) as response:
+            assert response.status == 429
+            assert (await response.json())["code"] == "bad_media"
 
 
 def _parameters(frame):
