@@ -11,9 +11,9 @@ another machine:
   senders   a connected peer sends each packet from a new SSRC, 1000 a second
   flood     a connected peer sends 20 000 small RTP packets a second
   garbage   peers send oversized VP8 key frames, damaged ones, far sequence numbers, 500 a second
-  door      50 offers a second that never connect, and 2000 DTLS alerts a second to every media port
+  door      50 offers a second that never connect, and 2000 DTLS alerts a second to all media ports
 
-Everything stays on 127.0.0.0/8.
+Each has a token of its own, all of one tenant. Everything stays on 127.0.0.0/8.
 """
 
 import argparse
@@ -27,6 +27,7 @@ import struct
 import sys
 import tempfile
 import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from tests.bench import clip
 from tests.bench.live import Listener, centile, listen, publish
 from tests.chaos.holes import media, pairs
 from tests.e2e.harness import ROOT, Server, environment, launch
+from tests.services.identity.tokens import CONSENT, Issuer
 
 KINDS = ("senders", "flood", "garbage", "door")
 CONDITIONS = ("alone", "elsewhere", "attack")
@@ -47,7 +49,8 @@ SETTLE_S = 1.0
 TICK_S = 0.005
 NICE = 10
 PORTS = Settings().udp_ports
-HEADERS = {"Authorization": "Bearer dev", "Content-Type": "application/sdp"}
+HEADERS = {"Content-Type": "application/sdp"}
+DOOR_STREAMS = 40
 
 
 class Orders:
@@ -124,8 +127,9 @@ class Hostile:
 
 
 async def attack(kind, server):
-    """Do harm as told, until standard input ends."""
+    """Do harm as told, until standard input ends; its first line is a token."""
     os.nice(NICE)
+    HEADERS["Authorization"] = f"Bearer {sys.stdin.readline().strip()}"
     orders = Orders()
     telling = asyncio.create_task(orders.follow())
     harming = asyncio.create_task(_HARM[kind](server, orders))
@@ -203,13 +207,13 @@ async def door(server, orders):
     junk = b"\x15\xfe\xfd" + bytes(8) + b"\x00\x02\x02\x28"
     sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sender.bind(("127.0.0.2", 0))
-    statuses, posts, due, owed, count = {}, set(), 0.0, 0.0, itertools.count()
+    statuses, posts, due, owed, count = Counter(), set(), 0.0, 0.0, itertools.count()
 
     async def post(http, number):
         with suppress(aiohttp.ClientError):
-            url = f"{server}/whip/door-{number}"
+            url = f"{server}/whip/door-{number % DOOR_STREAMS}"
             async with http.post(url, data=offer, headers=HEADERS) as response:
-                statuses[response.status] = statuses.get(response.status, 0) + 1
+                statuses[response.status] += 1
 
     try:
         async with aiohttp.ClientSession() as http:
@@ -227,7 +231,9 @@ async def door(server, orders):
                         posts.add(task)
                         task.add_done_callback(posts.discard)
     finally:
-        print(f"door: {next(count)} datagrams and offers, answers {statuses}", file=sys.stderr)
+        print(
+            f"door: {next(count)} datagrams and offers, answers {dict(statuses)}", file=sys.stderr
+        )
         await publisher.close()
 
 
@@ -237,23 +243,24 @@ _HARM = {"senders": senders, "flood": flood, "garbage": garbage, "door": door}
 async def measure(call: Path, rounds: int, seconds: float) -> None:
     """Alternate the conditions and print what the good stream's client saw in each."""
     with tempfile.TemporaryDirectory() as folder:
-        server = await asyncio.to_thread(launch, Path(folder))
+        issuer = Issuer(Path(folder))
+        server = await asyncio.to_thread(launch, Path(folder), f"--token-keys={issuer.jwks}")
         try:
-            late = await _measured(server, call, rounds, seconds)
+            late = await _measured(server, issuer, call, rounds, seconds)
         finally:
             await asyncio.to_thread(server.stop)
     _tell(late)
 
 
 async def _measured(
-    server: Server, call: Path, rounds: int, seconds: float
+    server: Server, issuer: Issuer, call: Path, rounds: int, seconds: float
 ) -> dict[str, list[float]]:
     listener, late = Listener(), {name: [] for name in CONDITIONS}
     reading = asyncio.create_task(listen(server, listener))
     await listener.ready.wait()
     total_s = rounds * len(CONDITIONS) * (seconds + SETTLE_S) + 20
     good = asyncio.create_task(publish(server, call, 1, total_s))
-    attackers = [await _attacker(kind, server) for kind in KINDS]
+    attackers = [await _attacker(kind, server, issuer) for kind in KINDS]
     while not listener.heard.late_ms:
         await asyncio.sleep(0.1)
     (ours,) = listener.heard.scored
@@ -284,7 +291,13 @@ async def _late(listener: Listener, ours: str, seconds: float) -> list[float]:
     return listener.heard.late_ms
 
 
-async def _attacker(kind: str, server: Server) -> asyncio.subprocess.Process:
+async def _attacker(kind: str, server: Server, issuer: Issuer) -> asyncio.subprocess.Process:
+    streams = [f"door-{number}" for number in range(DOOR_STREAMS)] if kind == "door" else [kind]
+    token = issuer.token(
+        tenant="hostile",
+        scope=" ".join(f"ingest:{stream}" for stream in streams),
+        consent=CONSENT,
+    )
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.bench.hostile", "--attack", kind, "--server", server.http),
         cwd=ROOT,
@@ -292,6 +305,7 @@ async def _attacker(kind: str, server: Server) -> asyncio.subprocess.Process:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
+    process.stdin.write(f"{token}\n".encode())
     await process.stdout.readline()
     return process
 
