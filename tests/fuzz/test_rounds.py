@@ -4,7 +4,7 @@ import pytest
 
 from tests.chaos import fuzz
 
-CASES = {"setting": 250, "address": 250, "media": 250}
+CASES = {"setting": 250, "address": 250, "media": 250, "codec": 100}
 """The dear ones; 400 for each other."""
 
 
@@ -15,8 +15,8 @@ def known():
 
 
 NAMES = [
-    "offer", "fragment", "message", "picture", "packets", "media", "record", "change", "model",
-    "manifest", "setting", "address", "answer", "token", "claims", "key set",
+    "offer", "fragment", "message", "picture", "packets", "media", "codec", "record", "change",
+    "model", "manifest", "setting", "address", "answer", "token", "claims", "key set",
 ]  # fmt: skip
 
 

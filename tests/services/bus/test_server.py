@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from pipeline.errors import BusError, UsageError
 from services.bus import open as opening
+from services.bus import server
 from services.bus.open import open_bus
 from services.bus.redis import RedisBus
 from services.bus.server import in_the_open, version_of, where
@@ -124,6 +125,14 @@ async def test_an_option_in_the_address_is_refused(option):
 )
 def test_what_leaves_the_machine_without_tls(url, alone):
     assert in_the_open(url) is alone
+
+
+async def test_a_connection_in_the_open_is_told_of(valkey, monkeypatch):
+    monkeypatch.setattr(server, "in_the_open", lambda _url: True)
+    with capture_logs() as told:
+        async with open_bus(Settings(redis_url=valkey.url)):
+            pass
+    assert ["without TLS" in line["event"] for line in told] == [True]
 
 
 def test_where_hides_who():
