@@ -1,9 +1,10 @@
 """The HTTP server's front: how many connections there may be, and how long one may stay silent.
 
 A stranger who connects and says nothing, or one letter a second, costs a descriptor each time. So a
-connection has :data:`SILENT_S` for a whole request head, before the first request and between two;
-of those that never sent one only :data:`SILENT` stay, the oldest leaves for the newest; and there
-are at most :data:`CONNECTIONS` in all, readers of event streams included.
+connection has :data:`SILENT_S` for the TLS handshake, and as long for a whole request head, before
+the first request and between two; of those that never sent one only :data:`SILENT` stay, the oldest
+leaves for the newest; and there are at most :data:`CONNECTIONS` in all, readers of event streams
+included. What is no HTTP is refused and counted, never logged: its sender would write our log.
 """
 
 import asyncio
@@ -67,7 +68,8 @@ class Front:
         try:
             listening = await loop.create_server(
                 lambda: _Connection(self, server, loop, self._silent_s),
-                sock=bound, ssl=tls, backlog=_BACKLOG,
+                sock=bound, backlog=_BACKLOG,
+                ssl=tls, ssl_handshake_timeout=None if tls is None else self._silent_s,
             )  # fmt: skip
             try:
                 yield

@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     """Addresses offered for media. Empty: loopback while bound to loopback, else all interfaces."""
     ice_servers: Words = ()
     """STUN/TURN URLs for the server's own gathering; none is asked by default."""
-    redis_url: str | None = None
+    redis_url: str | None = Field(default=None, repr=False)
     """``redis://``, ``rediss://``, ``unix://`` or ``memory://``. Empty: a server of our own."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where models run; the provider is asserted after load, never replaced in silence."""

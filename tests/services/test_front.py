@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
@@ -9,13 +10,16 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
+from services.clock import SystemClock
 from services.front import Front
+from services.tls import server_context
+from tests.services.certificates import Authority
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @asynccontextmanager
-async def served(front):
+async def served(front, tls=None):
     async def hello(_request):
         return web.Response(text="hello")
 
@@ -23,7 +27,7 @@ async def served(front):
     app.router.add_get("/", hello)
     with socket.create_server(("127.0.0.1", 0)) as bound:
         bound.setblocking(False)
-        async with front.serving(app, bound):
+        async with front.serving(app, bound, tls):
             yield bound.getsockname()[1]
 
 
@@ -126,3 +130,17 @@ async def test_what_is_no_http_is_refused_and_counted_and_not_logged(caplog):
             assert (await ended(reader)).startswith(b"HTTP/1.0 400 ")
         assert front.statistics()["unreadable_requests_total"] == 1
     assert (ours, caplog.records) == ([], [])
+
+
+async def test_who_does_not_finish_the_handshake_is_sent_away(tmp_path):
+    authority = Authority(tmp_path)
+    tls = server_context(*authority.server(), SystemClock())
+    async with served(Front(silent_s=0.5), tls) as port:
+        async with caller(port) as (reader, writer):
+            writer.write(b"\x16\x03\x01")
+            assert await ended(reader) == b""
+        trusting = ssl.create_default_context(cafile=authority.ca)
+        reader, writer = await asyncio.open_connection("localhost", port, ssl=trusting)
+        assert await answered(reader, writer) == b"HTTP/1.1 200 OK"
+        writer.close()
+        await writer.wait_closed()
