@@ -157,7 +157,9 @@ async def running(
             decoding=decoding,
         ) as whip,
     ):
-        process = Process(settings, scorer.loaded, scoring, meter, gateway, whip, ending)
+        process = Process(
+            settings, scorer.loaded, scoring, meter, gateway, whip, decoding, ending
+        )
         meter.on_measure(lambda load: admission.note(load, meter.rung, clock.monotonic_s()))
         http = _http(doors.http, process, audit, known_as, tls)
         async with http, Watch(ending, process.vital()):
@@ -208,6 +210,7 @@ def _sources(process: Process, front: Front, audit: AuditLog) -> dict[str, Sourc
         "load": process.meter.statistics,
         "identity": lambda: identity.statistics(process.whip.guard),
         "http": front.statistics,
+        "process": lambda: {"tasks": len(asyncio.all_tasks())},
     }
 
 

@@ -13,10 +13,10 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any
 
-from tests.chaos import nemesis
+from tests.chaos import leak, nemesis, soak, special
 
 
 async def sweep(given: argparse.Namespace) -> int:
@@ -69,6 +69,44 @@ def summary(reports: list[nemesis.Report]) -> None:
     )
 
 
+async def leaks(given: argparse.Namespace) -> int:
+    """Connect and close many times; returns how many kinds left something behind."""
+    found = [await leak.readers(given.readers), await leak.publishers(given.publishers)]
+    faults = 0
+    for one in found:
+        print(one, flush=True)
+        limit = leak.LIMIT_KIB[one.what]
+        if not one.back or one.kib_per_cycle > limit:
+            print(f"PASSED THE LIMIT: {one.what} (memory: {limit:.0f} KiB a cycle)")
+            faults += 1
+    return faults
+
+
+async def played(report: Awaitable[nemesis.Report]) -> int:
+    """Play one special round."""
+    print(nemesis.HEADING, flush=True)
+    made = await report
+    print(made.row())
+    for fault in made.verdict.faults:
+        print(f"       {fault}")
+    return 0 if made.clean else 1
+
+
+def work(given: argparse.Namespace) -> Coroutine[Any, Any, int]:
+    """Return what the command line asks for."""
+    match given.verb:
+        case "run":
+            return sweep(given)
+        case "zombie":
+            return played(special.zombie(given.seed, given.seconds))
+        case "media":
+            return played(special.media(given.seed, given.seconds))
+        case "leak":
+            return leaks(given)
+        case _:
+            return soak.soak(given.minutes, given.streams)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -78,9 +116,19 @@ def main() -> None:
     run.add_argument("--seed", type=int, default=None, help="play one seed again")
     run.add_argument("--round", choices=sorted(nemesis.KINDS), default="short")
     run.add_argument("--parallel", type=int, default=2)
-    given = parser.parse_args()
-    work: dict[str, Coroutine[Any, Any, int]] = {"run": sweep(given)}
-    sys.exit(1 if asyncio.run(work[given.verb]) else 0)
+    zombie = verbs.add_parser("zombie", help="an owner that wakes up after a takeover")
+    zombie.add_argument("--seed", type=int, default=1)
+    zombie.add_argument("--seconds", type=float, default=20.0, help="how long it sleeps")
+    media = verbs.add_parser("media", help="real media through real faults")
+    media.add_argument("--seed", type=int, default=1)
+    media.add_argument("--seconds", type=float, default=3.0, help="how long each fault lasts")
+    leaking = verbs.add_parser("leak", help="connects and closes")
+    leaking.add_argument("--readers", type=int, default=500)
+    leaking.add_argument("--publishers", type=int, default=50)
+    soaking = verbs.add_parser("soak", help="live streams for long")
+    soaking.add_argument("--minutes", type=float, default=30.0)
+    soaking.add_argument("--streams", type=int, default=4)
+    sys.exit(1 if asyncio.run(work(parser.parse_args())) else 0)
 
 
 if __name__ == "__main__":

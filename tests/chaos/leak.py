@@ -26,6 +26,8 @@ WITH_WINDOW = 6
 TOGETHER = 10
 """Readers that are connected at once."""
 SETTLE_S = 20.0
+LIMIT_KIB = {"readers": 20.0, "publishers": 100.0}
+"""Memory that a cycle may keep, over a full run."""
 
 
 @dataclass(frozen=True, slots=True)
