@@ -36,6 +36,9 @@ START_S: Final = 10.0
 """A child that is not ready this long after its start is started anew."""
 ABSENCE_S: Final = 5.0
 """A batch waits this long for a child; then it is lost."""
+SPARE_AFTER_S: Final = 2.0
+"""When a child has lasted this long, the next is made ready beside it: to load the libraries takes
+0.2 s, on a busy machine three times as long."""
 MAX_STRIKES: Final = 2
 """Batches of one session that may end the child; then the session ends."""
 
@@ -74,7 +77,9 @@ class Decoding:
         self._program = program
         self._turns = Turns()
         self._child: Child | None = None
-        self._held: Child | None = None
+        self._spare: Child | None = None
+        self._held: list[Child] = []
+        """Every child that was started and not yet freed."""
         self._there = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
         self._watchers: dict[str, Callable[[], None]] = {}
@@ -113,7 +118,12 @@ class Decoding:
     ) -> None:
         self._queue.close()
         await cancelled(self._supervisor)
-        await self._end()
+        await self._freed(*self._held)
+
+    @property
+    def running(self) -> bool:
+        """Whether a child that ends is still replaced."""
+        return self._supervisor is not None and not self._supervisor.done()
 
     @property
     def pid(self) -> int | None:
@@ -191,27 +201,50 @@ class Decoding:
         return self._child
 
     async def _supervise(self) -> None:
-        backoff = Backoff()
+        child, ended = await self._started(), None
         while True:
-            try:
-                self._held = child = Child.start(self._memory_mb * 2**20, self._program)
-                self._note((await child.greeting(START_S)).filtered)
-            except (OSError, Lost) as error:
-                _log.warning("the decoder did not start", error=str(error))
-                await self._end()
-                await asyncio.sleep(backoff.next_s())
-                continue
-            backoff.reset()
             self._child = child
             self._there.set()
-            await child.gone.wait()
+            if ended is not None:
+                await self._freed(ended)
+                self._ends[ended.cause] += 1
+                self._restarts += 1
+                _log.warning("the decoder ended and was started again", cause=ended.cause)
+            await self._served(child)
             self._gone(child)
             for renewed in list(self._watchers.values()):
                 renewed()
-            await self._end()
-            self._ends[child.cause] += 1
-            self._restarts += 1
-            _log.warning("the decoder ended and is started again", cause=child.cause)
+            ended, child = child, self._spare or await self._started()
+            self._spare = None
+
+    async def _served(self, child: Child) -> None:
+        """Wait for the end of a child; while it lasts, make the next one ready."""
+        try:
+            async with asyncio.timeout(SPARE_AFTER_S):
+                await child.gone.wait()
+        except TimeoutError:
+            self._spare = await self._started()
+            await child.gone.wait()
+        if self._spare is not None and self._spare.gone.is_set():
+            await self._freed(self._spare)
+            self._spare = None
+
+    async def _started(self) -> Child:
+        """Return a child that is ready; try until there is one."""
+        backoff = Backoff()
+        while True:
+            child: Child | None = None
+            try:
+                child = Child.start(self._memory_mb * 2**20, self._program)
+                self._held.append(child)
+                self._note((await child.greeting(START_S)).filtered)
+            except (OSError, Lost) as error:
+                _log.warning("the decoder did not start", error=str(error))
+                if child is not None:
+                    await self._freed(child)
+                await asyncio.sleep(backoff.next_s())
+            else:
+                return child
 
     def _gone(self, child: Child) -> None:
         if self._child is child:
@@ -223,10 +256,10 @@ class Decoding:
             self._told = True
             _log.info("the decoder's system calls cannot be filtered on this machine")
 
-    async def _end(self) -> None:
-        if self._held is not None:
-            await self._held.end()
-            self._held = None
+    async def _freed(self, *children: Child) -> None:
+        for child in children:
+            await child.end()
+            self._held.remove(child)
 
 
 def _pieces(batch: Sequence[Encoded]) -> Iterator[list[Encoded]]:

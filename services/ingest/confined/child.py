@@ -44,6 +44,9 @@ _SOCKET_BYTES: Final = 1024 * 1024
 _F_ADD_SEALS, _SEALS = 1033, 0x0001 | 0x0002 | 0x0004
 """Nobody may seal, shrink or grow it: a page that went away would end the reader."""
 
+_SHARE = 0.1
+"""Of its deadline, what a batch must have computed to be blamed for missing it: ten times what an
+honest one needs. With less, the process was stopped or the machine had no time for it."""
 _log = structlog.get_logger(__name__)
 Cause = Literal["crashed", "killed", "late", "lied", "closed"]
 
@@ -205,7 +208,7 @@ class Child(asyncio.Protocol):
         except TimeoutError:
             now_s = self._cpu_s()
             self.kill("late")
-            idle = used_s is not None and now_s is not None and now_s - used_s < patience_s / 2
+            idle = used_s is not None and now_s is not None and now_s - used_s < _SHARE * patience_s
             raise Lost("late", to_blame=not idle) from None
         if body is None:
             raise await self._death()

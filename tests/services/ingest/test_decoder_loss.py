@@ -69,7 +69,9 @@ async def test_two_live_streams_go_on(monkeypatch):
             await asyncio.sleep(0.02)
         monkeypatch.setattr(module, "DEADLINE_S", 30.0)
         await whole_again(server)
-        assert decoding.statistics().ends == {"killed": 1, "late": 1}
+        ends = decoding.statistics().ends
+        assert ends["killed"] == 1
+        assert set(ends) == {"killed", "late"}  # a busy machine may be late by itself
         assert len(server.whip.sessions()) == 2
     for sink in server.sinks.values():
         await sink.until(lambda sink: sink.closed)

@@ -313,6 +313,30 @@ async def test_nothing_stays():
     assert listed("/dev/shm") <= shared
 
 
+async def test_a_spare_takes_over(monkeypatch):
+    monkeypatch.setattr(module, "SPARE_AFTER_S", 0.0)
+    async with running() as decoding:
+        while decoding._spare is None:
+            await asyncio.sleep(0.01)
+        spare = decoding._spare.pid
+        os.kill(decoding.pid, signal.SIGKILL)
+        while decoding.statistics().restarts == 0:
+            await asyncio.sleep(0.01)
+        assert decoding.pid == spare
+        await good(decoding)
+        while decoding._spare is None:
+            await asyncio.sleep(0.01)
+        idle = decoding._spare.pid
+        os.kill(idle, signal.SIGKILL)  # a spare may die as well
+        while not gone(idle):
+            await asyncio.sleep(0.01)
+        os.kill(decoding.pid, signal.SIGKILL)
+        while decoding.statistics().restarts == 1:
+            await asyncio.sleep(0.01)
+        await good(decoding)
+        assert decoding.pid not in {spare, idle}
+
+
 _PARENT = """
 import asyncio
 from tests.services.ingest.test_decoding import order, running
