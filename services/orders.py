@@ -75,6 +75,11 @@ class Orders:
     ) -> None:
         await cancelled(self._task)
 
+    @property
+    def running(self) -> bool:
+        """Whether orders are still read."""
+        return self._task is not None and not self._task.done()
+
     def value(self, kind: Kind, name: str) -> str | None:
         """Return what was ordered, or None."""
         order = self._standing.get((kind, name))

@@ -11,12 +11,13 @@ from pipeline.events import LoadedModel
 from services.ending import Ending
 from services.gateway.app import Gateway
 from services.gateway.health import OK, Drained, Vitals
+from services.ingest.decoding import Decoding
 from services.ingest.whip import Whip
 from services.load import Meter
 from services.scorer.loop import ScoringLoop
 from services.settings import Settings
 
-SESSIONS_END_S: Final = 13.0
+SESSIONS_END_S: Final = 18.0
 """How long sessions may take to be written out; while the bus is away that is in vain."""
 SETTLE_S: Final = 2.0
 """How long readers may take to get the last events."""
@@ -36,12 +37,16 @@ class Process:
     meter: Meter
     gateway: Gateway
     whip: Whip
+    decoding: Decoding
     ending: Ending
 
     def vital(self) -> dict[str, Callable[[], bool]]:
         """Name what must live; a scorer that hangs cannot be ended, so the process is."""
         return {
             "the gateway's hub": lambda: self.gateway.hub.running,
+            "the live feed of the bus": lambda: self.gateway.bus.feeding,
+            "the reader of standing orders": lambda: self.gateway.orders.running,
+            "the decoder's supervisor": lambda: self.decoding.running,
             "the watch over tokens": lambda: self.gateway.watching,
             "the watch over readers": lambda: self.gateway.watching,
             "the watch over publishers": lambda: self.whip.running,

@@ -65,6 +65,12 @@ class Channels:
             confirmed.cancel()
 
     @property
+    def failed(self) -> bool:
+        """Whether the reader has fallen over, so that nothing comes any more."""
+        task = self._task
+        return task is not None and task.done() and not task.cancelled()
+
+    @property
     def waiting(self) -> int:
         """Messages that wait for the reader."""
         return len(self._items)

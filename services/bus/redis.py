@@ -180,6 +180,11 @@ class RedisBus(RedisBoard):
         return channels
 
     @property
+    def feeding(self) -> bool:
+        """Whether every live feed still reads."""
+        return not any(channels.failed for channels in self._feeds)
+
+    @property
     def feed_depth(self) -> int:
         """Messages that wait in all live feeds."""
         return sum(channels.waiting for channels in self._feeds)

@@ -114,6 +114,10 @@ class FeedCounts(Protocol):
     """What a bus tells of its live feeds, each of which holds :data:`FEED_ITEMS` at most."""
 
     @property
+    def feeding(self) -> bool:
+        """Whether every live feed still reads; an outage of the server is none of its faults."""
+
+    @property
     def feed_depth(self) -> int:
         """Items that wait in all feeds."""
 

@@ -95,6 +95,7 @@ class StreamWriter:
             self._outage()
         self._renew_at_s = self._clock.monotonic_s() + RENEW_S
         self._task = asyncio.create_task(self._run(), name="bus-writer")
+        self._task.add_done_callback(self._over)
 
     def put(self, events: Sequence[Event]) -> None:
         """Take events in order of ``seq``; never blocks, never raises for an outage."""
@@ -152,6 +153,12 @@ class StreamWriter:
             depth=lambda: self._ring.pending,
             dropped=lambda: self._ring.dropped,
         )
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        """End the session of a writer that fell over: it cannot write; the others go on."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("the writer of a session has fallen over", exc_info=error)
+            self._stop("fenced")
 
     async def _run(self) -> None:
         while not (self._closing and (self.stopped == "fenced" or not self._ring.pending)):

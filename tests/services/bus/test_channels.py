@@ -5,9 +5,10 @@ import asyncio
 import pytest
 
 from pipeline.errors import BusError
+from services.bus.channels import Channels
 from services.bus.redis import RedisBus
 from services.bus.types import Reconnected, StreamKey
-from tests.services.events import KEY, take
+from tests.services.events import KEY, record, started, take
 from tests.services.valkey import Valkey
 
 LATE = StreamKey("default", "late")
@@ -43,3 +44,20 @@ async def test_a_subscription_given_up_while_it_waits(server):
         await feed.remove(LATE)
         with pytest.raises(BusError):
             await asyncio.wait_for(adding, 10)
+
+
+async def test_a_reader_that_falls_over_is_told(server, monkeypatch):
+    def broken(self, answer):
+        raise ValueError("a bug")
+
+    async with RedisBus.at(server.url) as bus, bus.subscribe() as feed:
+        assert bus.feeding
+        server.kill()
+        await asyncio.to_thread(server.start)  # an outage is no fault of the reader
+        await asyncio.wait_for(feed.add(KEY), 10)
+        assert bus.feeding
+        monkeypatch.setattr(Channels, "_take", broken)
+        await bus.append(KEY, [record(started(0))])
+        async with asyncio.timeout(20):
+            while bus.feeding:
+                await asyncio.sleep(0.01)

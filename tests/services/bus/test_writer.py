@@ -162,6 +162,23 @@ async def test_newer_publisher_stops_the_writer(bus):
     assert (await bus.lookup("ses_1")).state == "ended"
 
 
+async def test_a_writer_that_falls_over_ends_its_session(bus, monkeypatch):
+    """… for nobody could ever read what comes after."""
+
+    async def broken(*_, **__):
+        raise ValueError("a bug")
+
+    stops = []
+    writer = await open_writer(bus, SystemClock(), session(), on_stop=stops.append)
+    monkeypatch.setattr(bus, "append", broken)
+    writer.put([started()])
+    async with asyncio.timeout(20):
+        while not stops:
+            await asyncio.sleep(0.01)
+        await writer.close()
+    assert stops == ["fenced"]
+
+
 async def test_erasing_reaches_the_owner_and_leaves_nothing(bus):
     clock = ManualClock()
     stops = []
