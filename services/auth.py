@@ -105,7 +105,7 @@ class Guard:
     """Checks tokens for all doors of one process."""
 
     loopback_only: bool
-    """True while every listening socket is bound to loopback."""
+    """True while every listening socket is bound to loopback, and no proxy leads to them."""
     verifier: Verifier | None = None
     """Checks every token but ``dev``; None: there are no keys, so there are no other tokens."""
 
@@ -132,7 +132,8 @@ class Guard:
             raise Unauthorised("this token is not known here")
         if not self.loopback_only:
             raise Unauthorised(
-                "the token 'dev' works only while Demeanor listens on loopback addresses"
+                "the token 'dev' works only while Demeanor listens on loopback addresses and no "
+                "proxy is in front: get another from whoever runs this server"
             )
         names = [name.lower() for name in headers]
         if any(name == "forwarded" or name.startswith("x-forwarded-") for name in names):

@@ -313,7 +313,7 @@ def screen(settings: "Settings", ready: "Ready") -> str:
         f"→ Events     {ready.events}        subprotocol demeanor.v1.json",
         "→ File       demeanor run --source talk.mp4",
     ]
-    if ready.guard.loopback_only and settings.public_url is None:
+    if ready.guard.loopback_only:
         lines.append("Only this machine can connect. Ctrl-C drains, a second Ctrl-C stops at once.")
     return "\n" + "\n".join(f"  {line}".rstrip() for line in lines) + "\n"
 

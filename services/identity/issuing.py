@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from jwt import api_jws
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
@@ -24,6 +23,7 @@ from services.identity.verifier import MAX_TOKEN_BYTES
 
 JWKS: Final = "jwks.json"
 _RSA_BITS: Final = 3072
+_Private = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 def make(folder: Path, algorithm: Algorithm, *, add: bool) -> str:
@@ -90,7 +90,7 @@ def issue(folder: Path, claims: Mapping[str, Any], now_ms: int) -> str:
 
 def _pair(algorithm: Algorithm) -> tuple[bytes, dict[str, Any]]:
     """Return a fresh private key as PEM, and its public JWK."""
-    private: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+    private: _Private
     if algorithm == "EdDSA":
         private = ed25519.Ed25519PrivateKey.generate()
         public = OKPAlgorithm.to_jwk(private.public_key())
@@ -131,13 +131,16 @@ def _names(keys: list[dict[str, Any]]) -> list[str]:
     return [str(key.get("kid")) for key in keys]
 
 
-def _private(path: Path) -> PrivateKeyTypes:
+def _private(path: Path) -> _Private:
     try:
-        return serialization.load_pem_private_key(path.read_bytes(), None)
+        found = serialization.load_pem_private_key(path.read_bytes(), None)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, TypeError):
         raise UsageError(f"{path} is no private key without a password") from None
+    if not isinstance(found, _Private):
+        raise UsageError(f"{path} is a key of another kind: make one with 'demeanor token keys'")
+    return found
 
 
 def _put(folder: Path, keys: list[dict[str, Any]]) -> None:

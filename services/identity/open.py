@@ -22,13 +22,13 @@ async def open_guard(settings: Settings, clock: Clock, orders: Orders) -> AsyncI
     that others can reach without any keys.
     """
     check(settings)
-    hosts = [settings.host]
+    alone = is_loopback(settings.host) and settings.public_url is None
     if settings.token_keys is None:
-        yield Guard.bound_to(hosts)
+        yield Guard(alone)
         return
     expected = Expected(settings.token_audience, settings.token_issuer)
     async with follow(settings.token_keys, settings.token_key_hosts, clock) as keys:
-        yield Guard.bound_to(hosts, JwtVerifier(keys, expected, clock, Revocations(orders)))
+        yield Guard(alone, JwtVerifier(keys, expected, clock, Revocations(orders)))
 
 
 def statistics(guard: Guard) -> dict[str, float]:
@@ -37,12 +37,15 @@ def statistics(guard: Guard) -> dict[str, float]:
 
 
 def check(settings: Settings) -> None:
-    """Refuse an open address without keys: every request would be refused anyway.
+    """Refuse to be open to others without keys: every request would be refused anyway.
 
     Raises :class:`~pipeline.errors.UsageError`.
     """
-    if settings.token_keys is None and not is_loopback(settings.host):
+    public = settings.public_url
+    flag = f"--host {settings.host}" if public is None else f"--public-url {public}"
+    reachable = public is not None or not is_loopback(settings.host)
+    if settings.token_keys is None and reachable:
         raise UsageError(
-            f"--host {settings.host} demands --token-keys FILE: 'dev' works on loopback only; "
+            f"{flag} demands --token-keys FILE: 'dev' works on loopback only; "
             "make keys with 'demeanor token keys DIR'"
         )

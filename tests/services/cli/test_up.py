@@ -54,6 +54,7 @@ def loaded() -> OrtScorer:
         (["--tls-cert", "none.pem"], Exit.USAGE, "--tls-cert and --tls-key go together"),
         (["--tls-cert", "a.pem", "--tls-key", "a.key"], Exit.USAGE, "a.pem cannot be read"),
         (["--public-url", "https://a/b"], Exit.USAGE, "without a path"),
+        (["--public-url", "https://a"], Exit.USAGE, "--public-url https://a demands --token-keys"),
         (["--device", "cuda"], Exit.MODEL_REFUSED, "--device cpu"),
         (["--model", "none.onnx"], Exit.MODEL_REFUSED, "none.onnx"),
         (["--score-roles", "king"], Exit.USAGE, "'king'"),
@@ -153,7 +154,7 @@ class AnyVerifier:
         ),
         (
             {"token_keys": "k", "public_url": "https://calls.example"},
-            True,
+            False,
             ["✔ proxy    clients come by https://calls.example"],
             ["!", "Only this machine"],
         ),
