@@ -313,6 +313,29 @@ async def test_withdrawn_consent_skips_what_is_in_flight_and_cuts_no_more():
     rig.check_books()
 
 
+@pytest.mark.parametrize("withdrawn", [False, True])
+async def test_what_lies_ready_at_the_end_is_cut_only_with_consent(withdrawn):
+    rig = Rig(hold=True, tracks=("audio", "video"))
+    rig.session.feed([rig.sound(0, 2.1)])  # waits for the picture
+    if withdrawn:
+        rig.session.gate.consented("withdrawn")
+        rig.session.halt()
+    ending = asyncio.create_task(rig.session.end("policy"))
+    await asyncio.sleep(0)
+    rig.scoring.release()
+    await ending
+    assert (rig.session.statistics().cut == 0) == withdrawn
+
+
+async def test_an_answer_that_comes_after_the_switch_is_no_score():
+    rig = Rig(hold=True)
+    rig.session.feed([rig.sound(0, 2.6)])
+    rig.session.gate.switched(on=False)
+    rig.scoring.release()
+    assert [event.reason for event in rig.sink.windows] == ["policy"] * 2
+    assert rig.session.statistics().skipped == {"scoring_off": 2}
+
+
 async def test_switched_off_scoring_skips_and_goes_on_again():
     rig = Rig(hold=True)
     rig.session.feed([rig.sound(0, 2.6)])
