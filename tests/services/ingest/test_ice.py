@@ -11,6 +11,7 @@ from aioice import Connection
 from services.ingest.gate import Gate
 from services.ingest.ice import (
     RECEIVE_PACKETS,
+    Buffers,
     Gathering,
     NoPort,
     Ports,
@@ -136,3 +137,19 @@ async def test_the_receive_queue_drops_the_newest_and_never_the_end():
     queue.put_nowait(None)
     assert (queue.qsize(), dropped["full"]) == (RECEIVE_PACKETS + 1, 5)
     assert queue.get_nowait() == (b"0", 1)
+
+
+async def test_what_the_kernel_drops_is_counted_and_stays_counted():
+    buffers = Buffers()
+    bound = Ports(41380, 41389).bind("127.0.0.1")
+    buffers.add(bound)
+    assert (buffers.waiting_bytes, buffers.dropped) == (0, {"full": 0})
+    granted = bound.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for _ in range(2 * granted // 1400):
+            sender.sendto(bytes(1400), bound.getsockname())
+    dropped = buffers.dropped["full"]
+    assert dropped > 0
+    assert 0 < buffers.waiting_bytes <= 2 * granted
+    bound.close()
+    assert (buffers.waiting_bytes, buffers.dropped) == (0, {"full": dropped})
