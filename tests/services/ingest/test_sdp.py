@@ -1,6 +1,8 @@
 """The strict reading of offers: what is taken, what is refused and how, and what the peer sees."""
 
 import re
+import time
+from contextlib import suppress
 
 import pytest
 from aiortc.sdp import SessionDescription
@@ -252,3 +254,25 @@ def test_mangled_offers_are_refused_or_safe_to_render(data):
 def test_the_limit_is_that_of_the_body():
     with pytest.raises(OfferRefused, match="longer"):
         parse(b"v=0\r\n" + b"a=x\r\n" * (MAX_BODY_BYTES // 5))
+
+
+def _hostile_bodies():
+    """Return the dearest bodies we know of, each as long as a body may be."""
+    filler = "96 VP8/90000"
+    yield "sections", HEAD, ["m=video 9 UDP/TLS/RTP/SAVPF 96"] * 2100
+    yield "attributes", HEAD, ["a="] * 20_000
+    yield "maps", HEAD, [VIDEO[0], *[f"a=rtpmap:{filler}"] * 99, *["a=rtcp-fb:* nack pli"] * 99]
+    yield "parameters", HEAD, [*VIDEO[:8], *["a=fmtp:96 " + "; " * 400 + "profile-level-id="] * 75]
+    yield "groups", HEAD, [*VIDEO, *["a=ssrc-group:FID 2222 " + "9" * 300] * 150]
+    yield "bundles", [*HEAD, *["a=group:BUNDLE " + "0 " * 160] * 180], VIDEO
+
+
+@pytest.mark.parametrize("body", _hostile_bodies(), ids=lambda body: body[0])
+def test_no_body_holds_the_event_loop_up(body):
+    """50 ms is the limit; a slow machine gets ten times that. It takes 5 ms at most."""
+    _, head, lines = body
+    text = _sdp(lines, head=head)[:MAX_BODY_BYTES]
+    began = time.process_time()
+    with suppress(OfferRefused):
+        parse(text)
+    assert time.process_time() - began < 0.5
