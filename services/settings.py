@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     max_age_ms: int = Field(default=1500, ge=100)
     """A window older than this when its turn comes is skipped as stale."""
     max_streams: int = Field(default=64, ge=1)
-    """Live sessions at once; more get 503."""
+    """Live sessions at once; more get 503. Not set: what ``demeanor calibrate`` measured here."""
     score_roles: Words = ("customer", "self")
     """Roles the policy lets be scored (``eu-strict``)."""
     policy: Path | None = None

@@ -60,7 +60,7 @@ def up(
         typer.Option(metavar="LIST", help="STUN or TURN URLs for our own gathering. [none]"),
     ] = None,
     max_streams: Annotated[
-        int | None, typer.Option(metavar="N", help="Live sessions at once; more get 503. [64]")
+        int | None, typer.Option(metavar="N", help="Live sessions at once. [as calibrated, else 64]")
     ] = None,
     max_age_ms: Annotated[
         int | None,
@@ -296,7 +296,8 @@ def screen(settings: "Settings", ready: "Ready") -> str:
         f"✔ bus      {ready.bus}",
         f"✔ media    WebRTC · UDP {first}-{last}",
         f"✔ streams  {ready.streams}",
-        f"✔ policy   {ready.policy} · no media is kept, scores for two minutes",
+        f"✔ policy   {ready.policy} · no media is kept, scores for {ready.retention_s} s",
+        f"✔ audit    {ready.audit}",
     ]
     lines += access.lines(settings, ready.guard)
     if settings.redis_url is None:

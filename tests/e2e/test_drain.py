@@ -17,7 +17,7 @@ from services.bus.redis import RedisBus
 from services.bus.types import StreamKey
 from services.client import Link, Reader
 from services.tasks import cancelled
-from tests.e2e.harness import Server, demeanor, until
+from tests.e2e.harness import Server, demeanor
 from tests.e2e.test_product import publish
 from tests.services.valkey import PASSWORD, Valkey
 
@@ -134,11 +134,9 @@ def test_a_signal_loses_nothing(own_server: Callable[..., Server], valkey: Valke
     assert "Task was destroyed" not in told
 
 
-@pytest.mark.parametrize("again", [False, True])
 def test_a_bus_that_is_away_does_not_keep_it(
-    own_server: Callable[..., Server], valkey: Valkey, again: bool
+    own_server: Callable[..., Server], valkey: Valkey
 ) -> None:
-    """… and who does not want to wait for it sends a second signal."""
     server = own_server(*on(valkey))
 
     async def story() -> float:
@@ -156,9 +154,6 @@ def test_a_bus_that_is_away_does_not_keep_it(
                 assert (await ready.json())["checks"]["bus"] != "ok"
         asked = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
-        if again:
-            until(lambda: '"draining"' in log_of(server))
-            server.process.send_signal(signal.SIGINT)
         await asyncio.to_thread(server.over)
         took = time.monotonic() - asked
         await cancelled(reading)
@@ -166,7 +161,7 @@ def test_a_bus_that_is_away_does_not_keep_it(
         return took
 
     assert asyncio.run(story()) <= LIMIT_S
-    assert server.process.returncode == (-signal.SIGINT if again else 0), log_of(server)
+    assert server.process.returncode == 0, log_of(server)
     assert "Task was destroyed" not in log_of(server)
 
 

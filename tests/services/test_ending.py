@@ -1,6 +1,7 @@
 """How a process is ended: hard, soft, by a part that died, and against whatever hangs."""
 
 import asyncio
+import signal
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from services.cli.exits import Exit, code_of
 from services.ending import Died, Ending, Watch
 from services.process import Process
 from services.settings import Settings
-from tests.e2e.harness import ROOT
+from tests.e2e.harness import ROOT, environment
 
 
 async def test_a_hard_end_waits_for_nobody():
@@ -119,3 +120,36 @@ entry.main()
     )
     assert done.returncode == 7
     assert ("something hangs" in done.stderr) is hangs
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path):
+    """… by that signal's own means: 143 or 130 in a shell."""
+    code = """
+import asyncio, sys
+from services.process import Process
+async def hang(self):
+    print("draining", flush=True)
+    await asyncio.Event().wait()
+Process.drain = hang
+sys.argv = ["demeanor", "up", "--http-port=0", "--ws-port=0", "--json", "--no-open"]
+sys.argv += ["--redis-url=memory://"]
+from services.cli.__main__ import main
+main()
+"""
+    running = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert '"ready"' in running.stdout.readline()
+        running.send_signal(signal.SIGTERM)
+        assert running.stdout.readline() == "draining\n"
+        running.send_signal(signal.SIGINT)
+        assert running.wait(timeout=60) == -signal.SIGINT
+    finally:
+        running.kill()
+        running.communicate()
