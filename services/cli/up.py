@@ -60,7 +60,7 @@ def up(
         typer.Option(metavar="LIST", help="STUN or TURN URLs for our own gathering. [none]"),
     ] = None,
     max_streams: Annotated[
-        int | None, typer.Option(metavar="N", help="Live sessions at once. [as calibrated, else 64]")
+        int | None, typer.Option(metavar="N", help="Live sessions at once. [calibrated, or 64]")
     ] = None,
     max_age_ms: Annotated[
         int | None,
