@@ -186,6 +186,11 @@ class Stalls:
             last = now
 
 
-def decoder_threads():
-    """Return how many of aiortc's decoder threads live."""
-    return sum(thread.name.endswith("-decoder") for thread in threading.enumerate())
+async def decoder_threads(wanted, limit_s=20.0):
+    """Return how many of aiortc's decoder threads live, once that is ``wanted`` or time is up."""
+    ended = time.monotonic() + limit_s
+    while True:
+        living = sum(thread.name.endswith("-decoder") for thread in threading.enumerate())
+        if living == wanted or time.monotonic() > ended:
+            return living
+        await asyncio.sleep(0.01)

@@ -267,7 +267,7 @@ def _hostile_bodies():
     yield "bundles", [*HEAD, *["a=group:BUNDLE " + "0 " * 160] * 180], VIDEO
 
 
-@pytest.mark.parametrize("body", _hostile_bodies(), ids=lambda body: body[0])
+@pytest.mark.parametrize("body", list(_hostile_bodies()), ids=lambda body: body[0])
 def test_no_body_holds_the_event_loop_up(body):
     """50 ms is the limit; a slow machine gets ten times that. It takes 5 ms at most."""
     _, head, lines = body
