@@ -13,6 +13,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 from aiohttp import web
@@ -60,6 +61,10 @@ class Ready:
     bus: str
     model: LoadedModel
     policy: str
+    retention_s: int
+    """How long scores stay after the end of a stream."""
+    audit: Path
+    """Folder of the audit log."""
     guard: Guard
     streams: str
     """How many streams it takes, and how that is known."""
@@ -168,7 +173,9 @@ async def running(
                 events=known_as.events,
                 bus=opened.description,
                 model=scorer.loaded,
-                policy=policy.sentence,
+                policy=f"{policy.tag}: roles {', '.join(policy.score_roles)}",
+                retention_s=policy.retention_s,
+                audit=audit.folder,
                 guard=guard,
                 moved=doors.moved(settings),
                 streams=f"up to {settings.max_streams} at once ({known})",

@@ -59,7 +59,7 @@ class AuditLog:
         queues: Registry,
         chain: Chain | None = None,
     ) -> None:
-        self._folder = folder
+        self.folder = folder
         self._clock = clock
         self._policy = policy
         self._chain = chain or Chain(folder)
@@ -88,14 +88,14 @@ class AuditLog:
         except OSError as error:
             self._queue.close()
             raise UsageError(
-                f"the audit log cannot be written in {self._folder} ({error.strerror}): "
+                f"the audit log cannot be written in {self.folder} ({error.strerror}): "
                 "choose another folder with --audit"
             ) from None
         except ChainBroken as error:
             self._queue.close()
             raise UsageError(
                 f"the audit log was changed ({error}): run 'demeanor audit verify "
-                f"{self._folder}', then move the folder away or choose another with --audit"
+                f"{self.folder}', then move the folder away or choose another with --audit"
             ) from None
         self._thread.start()
         self.note("started", None)
@@ -205,7 +205,7 @@ class AuditLog:
                 _log.error(
                     "the audit log cannot be written: readers are refused until it can",
                     why=getattr(error, "strerror", None) or str(error),
-                    folder=str(self._folder),
+                    folder=str(self.folder),
                 )
             self._failing = True
             return False
