@@ -26,6 +26,8 @@ AUTH_S = 5.0
 SEND_S = 5.0
 """A client that takes nothing for this long is closed (4508)."""
 CLOSE_S = 2.0
+PING_S = 20.0
+"""How often a ping is sent, and how long its answer may take."""
 _WRITE_BYTES = 1 << 16
 _REASON_BYTES = 120
 """A close frame has room for 123 (RFC 6455 §5.5)."""
@@ -93,6 +95,7 @@ class Client:
     async def run(self) -> None:
         """Greet, authenticate, serve."""
         sender: asyncio.Task[None] | None = None
+        pulse: asyncio.Task[None] | None = None
         self.outbox.on_ready = self._ready
         try:
             self._check_origin()
@@ -101,6 +104,7 @@ class Client:
             await self._greet()
             await self._authenticate()
             sender = asyncio.create_task(self._send_all(), name="client-sender")
+            pulse = asyncio.create_task(self._feel_pulse(), name="client-pulse")
             await self._receive_all()
         except Closing as closing:
             await self._end(closing)
@@ -110,7 +114,7 @@ class Client:
             pass
         finally:
             self._leave()
-            await cancelled(sender)
+            await cancelled(sender, pulse)
 
     def drain(self, reconnect_after_ms: int) -> None:
         """Tell the client that the server goes away."""
@@ -271,6 +275,19 @@ class Client:
             )
         except Closing as closing:
             await self._end(closing)
+        except ConnectionClosed:
+            return
+
+    async def _feel_pulse(self) -> None:
+        """Ping while there is nothing to send; who answers none takes in nothing either."""
+        try:
+            while True:
+                await asyncio.sleep(PING_S)
+                async with asyncio.timeout(PING_S):
+                    await (await self._socket.ping())
+        except TimeoutError:
+            reason = f"no ping was answered for {PING_S:.0f} s: read all the time"
+            await self._end(Closing(Code.SLOW_READER, "slow_reader", reason))
         except ConnectionClosed:
             return
 

@@ -7,7 +7,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from services.brake import FAILURES
-from services.gateway import app
+from services.gateway import app, client
 from tests.services.gateway.test_http import Sse
 from tests.services.gateway.trust import trusted
 
@@ -129,6 +129,27 @@ async def test_nobody_is_verified_while_braked(acme, monkeypatch):
         async with acme.door.get("/v1/sessions", headers={"Authorization": "Bearer x"}) as answer:
             assert answer.status in (401, 429)
     assert len(asked) == FAILURES
+
+
+async def test_a_reader_that_answers_no_ping_is_told_why(acme, monkeypatch):
+    """It read nothing for a while; when it wakes up, the code says what to mend."""
+    monkeypatch.setattr(client, "CLOSE_S", 30)
+    async with acme.reads() as awake:
+        assert (await awake.ask(type="ping", id="p"))["type"] == "pong"
+        monkeypatch.setattr(client, "PING_S", 0.1)  # for the next one
+        await _asleep(acme)
+        assert (await awake.ask(type="ping", id="p"))["type"] == "pong"
+
+
+async def _asleep(acme):
+    async with acme.reads() as asleep:
+        asleep.socket.transport.pause_reading()
+        async with asyncio.timeout(30):
+            while not any(each.ended_with for each in acme.gateway._clients.values()):
+                await asyncio.sleep(0.01)
+        asleep.socket.transport.resume_reading()
+        seen, code = await asleep.rest()
+        assert (code, seen[-1]["code"]) == (4508, "slow_reader")
 
 
 @pytest.mark.parametrize(
