@@ -111,6 +111,9 @@ async def test_a_new_token_goes_on_without_a_seam(timed):
         assert (await reader.ask(type="ping", id="p"))["type"] == "pong"
         seen = await live_on(timed, range(101, 201), reader.next)
         assert [m["seq"] for _, m in seen] == list(range(101, 201)), "no warning, no end"
+        timed.clock.now_s = 100 + 300 - 29
+        timed.sweep()
+        assert (await reader.next())["code"] == "token_expiring", "the new one ends too"
 
 
 async def test_a_token_that_is_about_to_end_is_told_at_once(timed):
