@@ -53,9 +53,10 @@ async def ssrc_flood(guarded):
     guards = (
         patch.object(Peer, "_bound_senders", _nothing),
         patch.object(Peer, "_keep_reporting", _nothing),
+        patch.object(peering, "CLOSE_S", CLOSE_S),
     )
     soon = patch.object(aiortc.rtcrtpreceiver.random, "random", lambda: 0.0)
-    with _without(guarded, *guards), patch.object(peering, "CLOSE_S", CLOSE_S), soon:
+    with _without(guarded, *guards), soon:
         async with pairs.connected() as pair:
             for number in range(300):
                 await pair.send(1, 0, media.vp8_payload(b"\0" * 20), ssrc=number + 5000)
