@@ -44,7 +44,7 @@ _ENDED_KEPT = 1024
 _ADVICE = {
     1000: "it has nothing more to send",
     1009: "this is a fault of ours, please report it",
-    4401: "give another one with --token-file",
+    4401: "give a good one with --token-file",
     4404: "leave --session out to see what is live",
 }
 _PASSING = {408, 425, 429, 500, 502, 503, 504}

@@ -191,7 +191,6 @@ def _strange(url: str, token: str | None, tls: ssl.SSLContext | None) -> str | N
 
 _ADVICE = {
     401: "give a token with --token-file",
-    403: "this token may not publish there",
     404: "write http://HOST:PORT/whip/NAME",
     405: "write http://HOST:PORT/whip/NAME",
     409: "push to another name, or wait until that stream ends",

@@ -225,7 +225,7 @@ async def _revoke(
 
 def _seconds(text: str) -> int:
     found = re.fullmatch(r"(\d{1,6})([smh])", text.strip())
-    if found is None:
+    if found is None or not int(found[1]):
         raise UsageError(f"--ttl must be such as 90s, 30m or 12h, not '{text}'")
     return int(found[1]) * _UNITS_S[found[2]]
 
