@@ -33,10 +33,13 @@ LONGEST_S: Final = 10.0
 START_S: Final = 30.0
 CONNECT_S: Final = 20.0
 END_S: Final = 35.0
-OVERHEAD_S: Final = 6.0
-"""Starting and ending of a round, about."""
-ROUNDS: Final = 6
+LONG_RUN_S: Final = 40.0
+"""With less time than this rounds are short, and what starting delayed is in their figures."""
 _LOOK_S: Final = 0.1
+_NOT_OURS: Final = {
+    *("DEMEANOR_TLS_CERT", "DEMEANOR_TLS_KEY", "DEMEANOR_REDIS_URL", "DEMEANOR_REDIS_CA"),
+    "DEMEANOR_REDIS_PASSWORD_FILE",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +102,19 @@ async def measure(
     """
     clock = clock or SystemClock()
     end_s = clock.monotonic_s() + seconds
-    listen_s = min(LONGEST_S, max(SHORTEST_S, seconds / ROUNDS - OVERHEAD_S - SETTLE_S))
+    listen_s = LONGEST_S if seconds >= LONG_RUN_S else SHORTEST_S
     form.head()
     search = Search(first=max(1, round(2 * cores())), most=most)
     digest = ""
     while (streams := search.next()) is not None:
         begun_s = clock.monotonic_s()
-        seen, digest = await _round(streams, listen_s, config)
+        try:
+            seen, digest = await _round(streams, listen_s, config)
+        except aiohttp.ClientError as error:
+            raise DemeanorError(
+                f"the private server cannot be read ({type(error).__name__}): "
+                "measure with a configuration without TLS"
+            ) from None
         form.round(seen)
         search.note(streams, good=seen.refusal is None)
         now_s = clock.monotonic_s()
@@ -113,7 +122,8 @@ async def measure(
             break
     if not search.good:
         raise DemeanorError(
-            "not even one stream runs well now: end other work on this machine and try again"
+            f"not even {_streams(search.least)} run well now: end other work on this machine and "
+            "try again, with more --seconds"
         )
     today = datetime.fromtimestamp(clock.wall_ms() / 1000, UTC).date().isoformat()
     found = Calibration(search.good, today, machine(), digest)
@@ -122,6 +132,10 @@ async def measure(
     except OSError as error:
         raise DemeanorError(f"the result cannot be kept: {error}") from None
     return found
+
+
+def _streams(count: int) -> str:
+    return "one stream" if count == 1 else f"{count} streams"
 
 
 class Search:
@@ -136,6 +150,11 @@ class Search:
     def next(self) -> int | None:
         """Return the next number, None when nothing is left to learn."""
         return self._next
+
+    @property
+    def least(self) -> int:
+        """The smallest number that went wrong."""
+        return self._bad
 
     def note(self, streams: int, *, good: bool) -> None:
         """Take the outcome of a round."""
@@ -201,6 +220,7 @@ async def _server(folder: Path, config: Path | None) -> AsyncIterator[str]:
     limits = ["--max-streams=256", "--half-open=256", "--half-open-per-token=256"]
     command = ["up", *given, *limits, "--posts-per-s=256", "--json", "--no-open"]
     command += ["--host=127.0.0.1", "--http-port=0", "--ws-port=0", "--udp-ports=20000-29999"]
+    command += ["--redis-url="]  # one of its own: readers of another bus must not see the streams
     command += [f"--audit={folder / 'audit'}", "--log-level=error"]
     async with _process(command, stdout=asyncio.subprocess.PIPE) as process:
         try:
@@ -231,13 +251,18 @@ async def _process(
         stdin=asyncio.subprocess.DEVNULL,
         stdout=stdout,
         stderr=stderr,
-        env={**os.environ, "NO_COLOR": "1"},
+        env={**_environment(), "NO_COLOR": "1"},
         start_new_session=True,
     )
     try:
         yield process
     finally:
         await _ended(process)
+
+
+def _environment() -> dict[str, str]:
+    """Return our variables without those that would make the private server a public one."""
+    return {name: value for name, value in os.environ.items() if name.upper() not in _NOT_OURS}
 
 
 async def _ended(process: asyncio.subprocess.Process) -> None:
