@@ -5,6 +5,7 @@ was logged that anybody sent, and nothing was left behind.
 """
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -137,9 +138,24 @@ def offer_with_data() -> str:
     return asyncio.run(made())
 
 
-async def ask(method: str, url: str, headers: dict[str, str], body: Any = None) -> tuple[int, Any]:
+_numbers = itertools.count(1)
+
+
+def stranger() -> tuple[str, int]:
+    """Return an address of this machine that nobody has used: wrong tokens hold an address back."""
+    number = next(_numbers)
+    return f"127.1.{number // 250}.{number % 250 + 1}", 0
+
+
+async def ask(
+    method: str,
+    url: str,
+    headers: dict[str, str],
+    body: Any = None,
+    source: tuple[str, int] | None = None,
+) -> tuple[int, Any]:
     async with (
-        aiohttp.ClientSession() as http,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(local_addr=source)) as http,
         http.request(method, URL(url, encoded=True), headers=headers, data=body) as response,
     ):
         text = await response.text()
@@ -214,7 +230,7 @@ STRANGERS = ({}, TOKEN, NOT_TEXT, AUTH | {"X-Forwarded-For": "10.0.0.1"}, AUTH |
 )
 async def test_tokens(stage: Stage, offer: str, method: str, path: str, headers: dict) -> None:
     headers = headers | SDP_TYPE
-    answer = await ask(method, stage.server.http + path, headers, offer)
+    answer = await ask(method, stage.server.http + path, headers, offer, stranger())
     refused(answer, 401, "unauthorised")
 
 
@@ -318,7 +334,8 @@ async def test_socket_messages(
     origin = headers.get("Origin")
     more = {name: value for name, value in headers.items() if name != "Origin"}
     said: list[dict[str, Any]] = []
-    async with connect(stage.server.events, additional_headers=more, origin=origin) as socket:
+    url, mine = stage.server.events, stranger()
+    async with connect(url, additional_headers=more, origin=origin, local_addr=mine) as socket:
         try:
             for each in sent:
                 await socket.send(each)
