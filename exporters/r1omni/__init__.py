@@ -27,7 +27,16 @@ LICENCE = (
     "EU AI Act (Art. 5(1)(f)) forbid inferring emotions of people at work or in education. Its "
     "explanations are generated text: never present them as evidence."
 )
-_STEPS = ("load", "gate", "vision_fusion", "audio", "decoder", "tokenizers and digests", "verify")
+_STEPS = (
+    "load",
+    "gate",
+    "vision_fusion",
+    "audio",
+    "decoder",
+    "decoder_static",
+    "tokenizers and digests",
+    "verify",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,6 +21,7 @@ from pipeline.spec import Kind, ModelSpec, encode
 from pipeline.spec import Tensor as Axis
 
 OPSET: Final = 18
+LICENCE: Final = "that of the checkpoint; see its model card"
 _DTYPES: Final[dict[torch.dtype, Any]] = {
     torch.float32: "float32",
     torch.float16: "float16",
@@ -202,7 +203,7 @@ def stamp(proto: Any, part: Part, outputs: Sequence[Axis], version: str, source:
         kind=part.kind,
         inputs=inputs,
         outputs=tuple(outputs),
-        licence="that of the checkpoint; see its model card",
+        licence=LICENCE,
         source=source,
     )
     helper.set_model_props(proto, encode(spec))

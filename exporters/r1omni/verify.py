@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from exporters.r1omni import golden
+from exporters.r1omni.admission import FP16_GAP, cosine
 from exporters.r1omni.checkpoint import Omni
 from exporters.r1omni.golden import Array, Golden
 from exporters.r1omni.spec import OmniSpec
@@ -15,8 +16,6 @@ from exporters.verify import Comparison, compare
 from pipeline.explain import manifest
 from pipeline.session import Session
 
-FP16_COSINE: Final = 0.999
-"""fp16 is held against fp32 by direction, ``1 - cosine`` ≤ 1e-3."""
 STEPS: Final = 4
 
 
@@ -175,16 +174,7 @@ def by_direction(parts: golden.Parts, held: Golden) -> Iterator[Comparison]:
     """Hold fp16 against fp32: the cosine of every array."""
     for name, wanted, got in golden.answers(parts, held):
         gap = 1.0 - cosine(wanted, got)
-        yield Comparison(f"onnx fp16  {name} (1 - cosine)", gap, 1.0 - FP16_COSINE)
-
-
-def cosine(a: Array, b: Array) -> float:
-    """Return the cosine of two arrays taken as vectors; -1 when the shapes differ."""
-    if a.shape != b.shape:
-        return -1.0
-    x, y = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
-    size = float(np.linalg.norm(x) * np.linalg.norm(y))
-    return float(x @ y) / size if size and np.isfinite(size) else -1.0
+        yield Comparison(f"onnx fp16  {name} (1 - cosine)", gap, FP16_GAP)
 
 
 def _empty(layers: int, shape: Any, dtype: Any) -> list[Array]:

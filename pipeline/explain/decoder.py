@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,3 +78,97 @@ def cache_names(layers: int) -> tuple[str, ...]:
     return tuple(
         f"past_key_values.{layer}.{part}" for layer in range(layers) for part in ("key", "value")
     )
+
+
+class BoundSession(Session, Protocol):
+    """A session that can run on memory it keeps."""
+
+    def buffer(self, shape: Sequence[int], dtype: str) -> Any:
+        """Return zeroed memory where the model runs."""
+
+    def run_bound(self, feeds: dict[str, Array], bound: dict[str, Any], wanted: str) -> Array:
+        """Run in place; return one output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A position in the one cache; it is lost once something else was read before it."""
+
+    length: int
+    written: int
+    """Which writing put the newest position there."""
+    _log: "list[tuple[int, int]]"
+
+    def cut(self, length: int) -> "Place":
+        """Return the first ``length`` positions."""
+        self.check()
+        return Place(length, self.written, self._log)
+
+    def check(self) -> None:
+        """Raise :class:`RuntimeError` when later reading has overwritten this."""
+        if any(number > self.written and start < self.length for number, start in self._log):
+            raise RuntimeError("this cache was overwritten: read the question again")
+
+
+class StaticDecoder:
+    """``decoder_static.onnx``: one cache of fixed capacity, grown in place by bound memory.
+
+    One question at a time: reading from an earlier place overwrites what came after it. That is
+    how the start of a prompt, the scores of labels and the explanation follow each other.
+    """
+
+    def __init__(
+        self, session: BoundSession, shape: manifest.Decoder, dtype: str, capacity: int
+    ) -> None:
+        self.capacity = capacity
+        self._session = session
+        self._dtype = np.dtype(dtype)
+        size = (1, shape.kv_heads, capacity, shape.head_dim)
+        self._bound: dict[str, Any] = {}
+        for name in cache_names(shape.layers):
+            buffer = session.buffer(size, dtype)
+            self._bound[name] = buffer
+            self._bound[name.replace("past_key_values", "present")] = buffer
+        self._log: list[tuple[int, int]] = []
+        """Number and first position of every writing that a living place may still ask about."""
+        self._count = 0
+
+    def empty(self) -> Place:
+        """Return a cache without positions."""
+        return Place(0, self._count, self._log)
+
+    def step(self, cache: Place, rows: Array, chosen: Array) -> tuple[Array, Place]:
+        """Read ``(new, hidden)``; return ``(chosen, vocab)`` and the grown cache.
+
+        Raises :class:`ValueError` when the capacity does not suffice.
+        """
+        cache.check()
+        logits = self._run(cache.length, rows, chosen)
+        self._note(cache.length)
+        return logits, Place(cache.length + len(rows), self._count, self._log)
+
+    def branch(self, cache: Place, rows: Array, chosen: Array) -> Array:
+        """Read each branch behind ``cache`` in turn; ``cache`` itself stays."""
+        cache.check()
+        answers = [self._run(cache.length, branch, chosen) for branch in rows]
+        self._note(cache.length)
+        return np.stack(answers)
+
+    def _note(self, start: int) -> None:
+        """A writing hides every earlier one that began at or behind its start."""
+        self._count += 1
+        self._log[:] = [entry for entry in self._log if entry[1] < start]
+        self._log.append((self._count, start))
+
+    def _run(self, length: int, rows: Array, chosen: Array) -> Array:
+        total = length + len(rows)
+        if total > self.capacity:
+            raise ValueError(f"{total} positions do not fit a cache of {self.capacity}")
+        feeds = {
+            "inputs_embeds": np.ascontiguousarray(rows[None], self._dtype),
+            "seqlens_k": np.array([total - 1], np.int32),
+            "total_sequence_length": np.array(total, np.int32),
+            "logits_index": np.asarray(chosen, np.int64),
+        }
+        logits: Array = self._session.run_bound(feeds, self._bound, "logits")[0]
+        return logits

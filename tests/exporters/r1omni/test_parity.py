@@ -5,9 +5,19 @@ import pytest
 import torch
 from torch import nn
 
-from exporters import r1omni
 from exporters.__main__ import main
-from exporters.r1omni import checkpoint, decoder, golden, layers, verify, vision
+from exporters.r1omni import (
+    attach,
+    checkpoint,
+    decoder,
+    export,
+    golden,
+    layers,
+    parts,
+    static,
+    verify,
+    vision,
+)
 from exporters.r1omni.golden import TOLERANCE, Golden
 from pipeline.explain import manifest
 
@@ -25,8 +35,10 @@ def exported(folder, tmp_path_factory):
     return out
 
 
-def _worst(parts, expected):
-    return max(comparison.difference for comparison in verify.against_golden(parts, expected, "it"))
+def _worst(model_parts, expected):
+    return max(
+        comparison.difference for comparison in verify.against_golden(model_parts, expected, "it")
+    )
 
 
 def test_the_reference_code_is_reproduced(goldens, tmp_path, capsys):
@@ -51,49 +63,49 @@ def test_a_wrong_golden_file_fails_with_its_worst_array(goldens, tmp_path, capsy
 
 
 def test_the_files_answer_what_torch_answers(exported, expected):
-    parts = verify.OrtParts(exported, manifest.read(exported))
-    assert _worst(parts, expected) <= TOLERANCE
+    files = verify.OrtParts(exported, manifest.read(exported))
+    assert _worst(files, expected) <= TOLERANCE
 
 
 def test_any_number_of_frames_and_positions_goes(exported, model):
     """Free axes are free: one frame, no past, one new row, several rows of a batch."""
     torch_parts = verify.TorchParts(model)
-    parts = verify.OrtParts(exported, manifest.read(exported))
+    files = verify.OrtParts(exported, manifest.read(exported))
     noise = np.random.default_rng(3)
     probs = np.array([0.2, 0.3, 0.5], np.float32)
     for frames in (1, 2, 5):
         pixels = noise.uniform(-1, 1, (frames, 3, 64, 64)).astype(np.float32)
-        wanted, got = torch_parts.vision(pixels, probs), parts.vision(pixels, probs)
+        wanted, got = torch_parts.vision(pixels, probs), files.vision(pixels, probs)
         assert got.shape == (frames * 4, 32)
         assert np.abs(wanted - got).max() <= TOLERANCE
     row = noise.standard_normal((1, 1, 32)).astype(np.float32)
     for chosen in (np.array([0]), np.array([0, 0])):
         wanted, _ = torch_parts.decode(row, chosen, torch_parts.empty_cache())
-        got, _ = parts.decode(row, chosen, parts.empty_cache())
+        got, _ = files.decode(row, chosen, files.empty_cache())
         assert np.abs(wanted - got).max() <= TOLERANCE
 
 
 def test_each_branch_by_itself(exported, model):
     """The sum of three branches hides a fault in one: look at each."""
-    torch_parts, parts = (
+    torch_parts, files = (
         verify.TorchParts(model),
         verify.OrtParts(exported, manifest.read(exported)),
     )
     pixels = np.random.default_rng(4).uniform(-1, 1, (3, 3, 64, 64)).astype(np.float32)
     for branch in np.eye(3, dtype=np.float32):
-        assert np.abs(torch_parts.vision(pixels, branch) - parts.vision(pixels, branch)).max() <= (
+        assert np.abs(torch_parts.vision(pixels, branch) - files.vision(pixels, branch)).max() <= (
             TOLERANCE
         )
 
 
 def test_tokens_of_a_frame_depend_on_it_and_the_one_before(model):
-    parts = verify.TorchParts(model)
+    torch_parts = verify.TorchParts(model)
     noise = np.random.default_rng(5)
     pixels = noise.uniform(-1, 1, (6, 3, 64, 64)).astype(np.float32)
     probs = np.array([0.2, 0.3, 0.5], np.float32)
-    whole = parts.vision(pixels, probs)
-    assert np.abs(whole[:12] - parts.vision(pixels[:3], probs)).max() <= 1e-6
-    again = parts.vision(pixels[3:], probs)
+    whole = torch_parts.vision(pixels, probs)
+    assert np.abs(whole[:12] - torch_parts.vision(pixels[:3], probs)).max() <= 1e-6
+    again = torch_parts.vision(pixels[3:], probs)
     assert np.abs(whole[16:] - again[4:]).max() <= 1e-6
     assert np.abs(whole[12:16] - again[:4]).max() > 1e-4  # its predecessor is another one
 
@@ -204,8 +216,8 @@ def test_half_precision_keeps_its_direction_and_tells_what_it_loses(folder, tmp_
 def test_weights_that_half_precision_cannot_hold_are_named():
     linear = nn.Linear(2, 2)
     linear.weight.data[:] = torch.tensor([[1e5, 1.0], [1e-9, 0.0]])
-    rounding = r1omni.export.Rounding()
-    r1omni.export.cast(linear, "fp16", rounding)
+    rounding = parts.Rounding()
+    parts.cast(linear, "fp16", rounding)
     assert (rounding.overflown, rounding.vanished) == (1, 1)
     assert "use fp32" in rounding.sentences()[0]
 
@@ -224,7 +236,7 @@ def test_norms_have_fp32_statistics_in_half_precision():
 
 def test_graphs_name_their_contract_and_nothing_of_the_machine(exported):
     made = manifest.read(exported)
-    assert set(made.graphs) == {"gate", "vision_fusion", "audio", "decoder"}
+    assert set(made.graphs) == {"gate", "vision_fusion", "audio", "decoder", "decoder_static"}
     for graph in made.graphs.values():
         data = (exported / graph.file).read_bytes()
         assert b"demeanor.spec" in data
@@ -240,9 +252,9 @@ def test_the_head_uses_the_embedding_s_file(exported):
     assert made.graphs["decoder"].weights == ("embedding.bin",)
     held = np.fromfile(exported / "embedding.bin", np.float32).reshape(300, 32)
     changed = held.copy()
-    parts = verify.OrtParts(exported, made)
+    files = verify.OrtParts(exported, made)
     row = np.random.default_rng(0).standard_normal((1, 1, 32)).astype(np.float32)
-    before, _ = parts.decode(row, np.array([0]), parts.empty_cache())
+    before, _ = files.decode(row, np.array([0]), files.empty_cache())
     changed[7] = 0
     try:
         changed.tofile(exported / "embedding.bin")
@@ -280,3 +292,27 @@ def test_spliced_puts_each_modality_in_its_place(model):
     assert (rows[1:5] == 2).all()
     assert (rows[6:9] == 3).all()
     assert np.array_equal(rows[[0, 5, 9]], parts.embed(np.array([5, 6, 7])))
+
+
+def test_a_static_decoder_that_errs_is_left_out(folder, tmp_path, monkeypatch):
+    theirs = static.StaticBuilder._angles
+
+    def bent(self):
+        theirs(self)
+        self.constants["sines"] = self.constants["sines"] * np.float32(1.001)
+
+    monkeypatch.setattr(static.StaticBuilder, "_angles", bent)
+    made = export.export(checkpoint.load(folder), folder, tmp_path, "fp32", lambda _: None)
+    assert "decoder_static" not in made.graphs
+    assert not (tmp_path / "decoder_static.onnx").exists()
+    assert any("decoder_static was left out" in warning for warning in made.warnings)
+
+
+def test_large_weights_lie_once_beside_both_decoders(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(attach, "INLINE_BYTES", 1024)
+    made = export.export(checkpoint.load(folder), folder, tmp_path, "fp32", lambda _: None)
+    assert made.graphs["decoder"].weights == ("decoder.data", "embedding.bin")
+    assert made.graphs["decoder_static"].weights == ("decoder.data", "embedding.bin")
+    assert (tmp_path / "decoder_static.onnx").stat().st_size < 1 << 19
+    model = checkpoint.load(folder)
+    assert _worst(verify.OrtParts(tmp_path, made), verify.reference(model)) <= TOLERANCE

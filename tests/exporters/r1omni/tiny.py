@@ -14,7 +14,7 @@ from exporters.r1omni.vision import VisionFusion
 
 HIDDEN = 32
 DECODER = DecoderSpec(
-    hidden=HIDDEN, layers=2, heads=4, kv_heads=2, head_dim=8, intermediate=48, vocab=300,
+    hidden=HIDDEN, layers=2, heads=2, kv_heads=1, head_dim=16, intermediate=48, vocab=300,
     qkv_bias=True, qk_norm=False, rope_theta=1e6, rms_eps=1e-6, tied=True, eos=2,
 )  # fmt: skip
 VISION = VisionSpec(hidden=16, layers=3, heads=2, intermediate=40, image=64, patch=16, eps=1e-6)
@@ -25,8 +25,8 @@ MAIN = {
     "hidden_size": HIDDEN,
     "intermediate_size": 48,
     "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
     "vocab_size": 300,
     "eos_token_id": 2,
     "rms_norm_eps": 1e-6,

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from exporters.r1omni import checkpoint, export
 from pipeline.explain import manifest
-from pipeline.explain.decoder import PlainDecoder
+from pipeline.explain.decoder import PlainDecoder, StaticDecoder
 from pipeline.explain.engine import Engine
 from pipeline.explain.prompt import INSTRUCTION
 from pipeline.session import Session
@@ -47,8 +47,8 @@ def write_model(root):
     return out
 
 
-def open_engine(folder):
-    """Open every graph in plain sessions."""
+def open_engine(folder, kind="plain"):
+    """Open every graph; ``kind`` chooses the decoder."""
     made = manifest.read(folder)
 
     def session(name):
@@ -57,7 +57,12 @@ def open_engine(folder):
 
     shape = (made.decoder.vocab, made.decoder.hidden)
     embedding = np.memmap(folder / made.embedding.file, made.embedding.dtype, "r", shape=shape)
-    decoder = PlainDecoder(session("decoder"), made.decoder, made.embedding.dtype)
+    dtype = made.embedding.dtype
+    decoder = (
+        PlainDecoder(session("decoder"), made.decoder, dtype)
+        if kind == "plain"
+        else StaticDecoder(session("decoder_static"), made.decoder, dtype, 1400)
+    )
     return Engine(
         made, session("vision_fusion"), session("audio"), session("gate"), decoder, embedding
     )
@@ -68,9 +73,19 @@ def exported(tmp_path_factory):
     return write_model(tmp_path_factory.mktemp("explain"))
 
 
+@pytest.fixture(params=["plain", "static"])
+def engine(exported, request):
+    return open_engine(exported, request.param)
+
+
 @pytest.fixture
-def engine(exported):
+def plain(exported):
     return open_engine(exported)
+
+
+@pytest.fixture
+def static(exported):
+    return open_engine(exported, "static")
 
 
 @pytest.fixture(scope="session")

@@ -57,6 +57,37 @@ def test_scores_are_shares_and_a_prior_is_taken_away(engine, asked):
     assert even.prior_removed
 
 
+def test_both_decoders_say_the_same(plain, static, tokenizer):
+    trie = labels.trie(tokenizer, labels.MAFW)
+    built = prompt.build(tokenizer)
+    video, sound = plain.see(frames(0, 8), PROBS), plain.hear(SOUND)
+    raw = []
+    for engine in (plain, static):
+        first, cache = engine.read(built, video, sound, trie.shared)
+        raw.append(answers.paths(engine, first, cache, trie))
+    assert np.abs(raw[0] - raw[1]).max() < 1e-5
+
+
+def test_a_place_in_the_one_cache_ends_when_something_else_is_read_before_it(static, tokenizer):
+    built = prompt.build(tokenizer)
+    video, sound = static.see(frames(0, 8), PROBS), static.hear(SOUND)
+    first, cache = static.read(built, video, sound)
+    cache.check()
+    again, newer = static.read(built, video, sound)
+    assert np.array_equal(first, again)
+    newer.check()
+    newer.cut(newer.length - 3).check()
+    with pytest.raises(RuntimeError, match="overwritten"):
+        static.decoder.step(cache, static.embed([1]), np.array([0]))
+    assert static.counts.prefixes_reused == 1  # the start of the prompt was not
+
+
+def test_a_cache_has_an_end(static):
+    rows = np.zeros((static.decoder.capacity + 1, 32), np.float32)
+    with pytest.raises(ValueError, match="do not fit a cache of 1400"):
+        static.decoder.step(static.decoder.empty(), rows, np.array([0]))
+
+
 def test_branches_leave_the_cache_alone(engine, asked):
     trie, first, cache = asked
     length = cache.length
@@ -65,10 +96,11 @@ def test_branches_leave_the_cache_alone(engine, asked):
     assert np.array_equal(once, answers.paths(engine, first, cache, trie))
 
 
-def test_a_cut_cache_is_as_if_nothing_had_followed(engine, tokenizer):
+def test_a_cut_cache_is_as_if_nothing_had_followed(plain, tokenizer):
+    engine = plain
     built = prompt.build(tokenizer)
     video, sound = engine.see(frames(0, 8), PROBS), engine.hear(SOUND)
-    plain, without = engine.read(built, video, sound)
+    logits, without = engine.read(built, video, sound)
     _, longer = engine.read(built, video, sound, (9, 8, 7))
     cut = longer.cut(without.length)
     assert cut.length == without.length
@@ -77,7 +109,7 @@ def test_a_cut_cache_is_as_if_nothing_had_followed(engine, tokenizer):
     one, _ = engine.decoder.step(cut, engine.embed([4]), np.array([0]))
     other, _ = engine.decoder.step(without, engine.embed([4]), np.array([0]))
     assert np.abs(one - other).max() < 1e-5
-    assert plain.shape == (300,)
+    assert logits.shape == (300,)
 
 
 def test_pairs_of_frames_are_seen_once(engine):
