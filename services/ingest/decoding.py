@@ -138,7 +138,7 @@ class Decoding:
         except TimeoutError:
             raise MediaError(
                 "the decoder's process does not start: "
-                f"raise decoder_memory_mb ({self._memory_mb}), or run 'demeanor doctor'"
+                f"raise decoder_memory_mb ({self._memory_mb}); the log says how it ended"
             ) from None
 
     def watch(self, session_key: str, renewed: Callable[[], None]) -> None:
@@ -201,21 +201,19 @@ class Decoding:
         return self._child
 
     async def _supervise(self) -> None:
-        child, ended = await self._started(), None
+        child = await self._started()
         while True:
             self._child = child
             self._there.set()
-            if ended is not None:
-                await self._freed(ended)
-                self._ends[ended.cause] += 1
-                self._restarts += 1
-                _log.warning("the decoder ended and was started again", cause=ended.cause)
             await self._served(child)
             self._gone(child)
             for renewed in list(self._watchers.values()):
                 renewed()
-            ended, child = child, self._spare or await self._started()
-            self._spare = None
+            await self._freed(child)
+            self._ends[child.cause] += 1
+            self._restarts += 1
+            _log.warning("the decoder ended and is started again", cause=child.cause)
+            child, self._spare = self._spare or await self._started(), None
 
     async def _served(self, child: Child) -> None:
         """Wait for the end of a child; while it lasts, make the next one ready."""
@@ -266,7 +264,8 @@ def _pieces(batch: Sequence[Encoded]) -> Iterator[list[Encoded]]:
     """Yield the sound with the first pictures, then the other pictures."""
     sound = [frame for frame in batch if frame.kind == "audio"]
     pictures = [frame for frame in batch if frame.kind == "video"]
-    yield sound + pictures[:PIECE_FRAMES]
+    if batch:
+        yield sound + pictures[:PIECE_FRAMES]
     for at in range(PIECE_FRAMES, len(pictures), PIECE_FRAMES):
         yield pictures[at : at + PIECE_FRAMES]
 

@@ -239,6 +239,7 @@ class Publication:
         self._corrupt["audio"] += decoded.corrupt_audio
         self._corrupt["video"] += decoded.corrupt_video
         self._oversized += decoded.oversized
+        self._refused["crowded"] += decoded.crowded
         if decoded.corrupt_video or decoded.oversized or decoded.lost:
             self._peer.damaged()
         self._judge_sizes(batch, decoded.oversized)

@@ -69,18 +69,22 @@ class Usage:
     cpu_s: float
     rss_bytes: int
     parts: Counter[str]
-    """CPU seconds of the event loop, of the scorer's and decoder's threads, and of the bus."""
+    """CPU seconds of the event loop, of the scorer's threads, of the decoder and of the bus."""
 
 
 def usage(pid: int) -> Usage:
     rss, parts = 0, Counter[str]()
     for each in (pid, *children(pid)):
         for task in Path(f"/proc/{each}/task").iterdir():
-            name = "bus" if each != pid else "loop" if task.name == str(pid) else "workers"
+            name = _part(each) if each != pid else "loop" if task.name == str(pid) else "workers"
             fields = (task / "stat").read_text().rpartition(")")[2].split()
             parts[name] += (int(fields[11]) + int(fields[12])) / TICK_HZ
         rss += int(Path(f"/proc/{each}/statm").read_text().split()[1]) * PAGE_BYTES
     return Usage(sum(parts.values()), rss, parts)
+
+
+def _part(pid: int) -> str:
+    return "decoder" if "confined" in Path(f"/proc/{pid}/cmdline").read_text() else "bus"
 
 
 def children(pid: int) -> list[int]:

@@ -90,6 +90,8 @@ async def test_who_crashes_it_twice_ends_and_the_neighbour_goes_on():
         async with publishing(server, Card(*faulty.CURSED), stream="cursed", codec="video/VP8"):
             await server.sink(1).until(lambda sink: sink.closed, timeout_s=60)
             assert server.sink(1).ended == "bad_media"
+            while decoding.statistics().restarts < 2:
+                await asyncio.sleep(0.01)
             assert decoding.statistics().ends == {"crashed": 2}
         assert [session.facts.stream for session in server.whip.sessions()] == ["good"]
         server.sinks.pop(list(server.sinks)[1])
