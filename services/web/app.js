@@ -6,9 +6,8 @@ import { Publisher } from "./publisher.js";
 import { Reading } from "./reading.js";
 import { blank, step } from "./session.js";
 import { Stage } from "./stage.js";
+import { streamOf, TokenForm } from "./token.js";
 import { Log, Pill } from "./views.js";
-
-const NO_TOKEN = "this server wants a token and this page has none. Run demeanor up on this machine and open it as localhost";
 
 // Painted at most once a frame. A hidden tab gets no frames: it paints nothing, and catches up at once.
 function usePainted(first) {
@@ -36,11 +35,10 @@ function useNow(everyMs) {
 function useDemeanor(config, video) {
   const [source, setSource] = useState({ kind: "none", message: "", session: null, again: false });
   const [session, change] = usePainted(blank());
-  const [link, setLink] = useState(config.token ? { state: "connecting" } : { state: "refused", reason: NO_TOKEN });
+  const [link, setLink] = useState({ state: "connecting" });
   const publisher = useRef(null);
 
   useEffect(() => {
-    if (!config.token) return;
     const feed = new Feed(config.events_url, config.token);
     let watched = null;
     const tell = (next) => {
@@ -50,7 +48,7 @@ function useDemeanor(config, video) {
       change((now) => ({ ...blank(watched), log: now.log }));
       feed.watch(watched);
     };
-    publisher.current = new Publisher(video.current, config.token, tell);
+    publisher.current = new Publisher(video.current, config.token, streamOf(config.token), tell);
     feed.addEventListener("event", ({ detail: event }) => {
       change((now) => step(now, event, performance.now()));
       if (event.type === "session.ended") publisher.current.sessionOver(event.reason);
@@ -91,7 +89,8 @@ function Copy({ label, text }) {
 
 function Links({ config }) {
   const whip = new URL("whip/me", location.href).href;
-  const curl = `curl -N -H 'Authorization: Bearer ${config.token ?? "TOKEN"}' ${new URL("v1/events", location.href).href}`;
+  const shown = config.token === "dev" ? "dev" : "TOKEN"; // a token of one's own belongs into no clipboard
+  const curl = `curl -N -H 'Authorization: Bearer ${shown}' ${new URL("v1/events", location.href).href}`;
   return html`<p class="links"><${Copy} label="Copy WHIP URL" text=${whip} /> <${Copy} label="Copy curl snippet" text=${curl} />
     <a href="asyncapi.json">API</a></p>`;
 }
@@ -100,7 +99,7 @@ function Footer({ session, version, policy }) {
   const { model, scored } = session;
   return html`<footer><p>Demeanor ${version}${model && ` · model ${model.id} ${model.version}, ${model.providers.join(", ")}`}
       ${scored && ` · scored in ${scored.timing.score_ms} ms, ${scored.timing.age_ms} ms after its last picture or sound`}</p>
-    <p>${policy && `Scored are people in the roles ${policy.score_roles.join(", ")} only (policy ${policy.policy}). `}
+    <p>${`Scored are people in the roles ${policy.score_roles.join(", ")} only (policy ${policy.policy}). `}
       <a href="use.html">What this must not be used for</a></p></footer>`;
 }
 
@@ -112,8 +111,8 @@ function App({ config, policy }) {
   return html`
     <header><h1>Demeanor</h1><${Pill} link=${link} lagMs=${session.ended ? null : session.lagMs} /><${Links} config=${config} /></header>
     <main>
-      <${Stage} video=${video} source=${source} faces=${session.faces} publisher=${publisher} ready=${Boolean(config.token)} notice=${policy?.notice} on=${Boolean(source.session && !session.unscored)} />
-      <${Reading} session=${session} link=${link} source=${source} now=${now} rule=${policy?.thresholds.high} />
+      <${Stage} video=${video} source=${source} faces=${session.faces} publisher=${publisher} notice=${policy.notice} on=${Boolean(source.session && !session.unscored)} />
+      <${Reading} session=${session} link=${link} source=${source} now=${now} rule=${policy.thresholds.high} />
       <section class="card feed" aria-label="Events"><h2>Events</h2>
         <div class="sr" role="log" aria-live="polite">${alert?.text}</div>
         <${Log} entries=${session.log} /></section>
@@ -134,13 +133,16 @@ async function asked(path, headers = {}) {
 }
 
 const root = document.getElementById("app");
-// A page without a token shows what it can: it learns no policy and publishes nothing.
-async function settings() {
-  const config = await asked("v1/config");
-  return [config, config.token ? await asked("v1/policy", { Authorization: `Bearer ${config.token}` }) : null];
+async function begin(config, token) {
+  const policy = await asked("v1/policy", { Authorization: `Bearer ${token}` });
+  render(html`<${App} config=${{ ...config, token }} policy=${policy} />`, root);
 }
 
-settings().then(
-  ([config, policy]) => render(html`<${App} config=${config} policy=${policy} />`, root),
-  (error) => render(html`<${Broken} why=${error.message} />`, root),
-);
+// The public token of this machine comes with the configuration; any other must be typed.
+async function start() {
+  const config = await asked("v1/config");
+  if (config.token) await begin(config, config.token);
+  else render(html`<${TokenForm} take=${(token) => begin(config, token)} />`, root);
+}
+
+start().catch((error) => render(html`<${Broken} why=${error.message} />`, root));

@@ -9,15 +9,18 @@ const ASKING = "The browser asks whether it may use your camera and microphone."
 export class Publisher {
   #video;
   #token;
+  #stream;
   #tell;
   #published = null;
   #turn = 0;
   #again = null;
 
+  // `stream` is the one that the token is for; null: any name will do.
   // `tell` gets {kind, message, session, again}; kind is none, camera, sample or file.
-  constructor(video, token, tell) {
+  constructor(video, token, stream, tell) {
     this.#video = video;
     this.#token = token;
+    this.#stream = stream;
     this.#tell = tell;
     video.onended = () => video.srcObject || this.#end("Your file has played to its end.", true);
   }
@@ -78,7 +81,7 @@ export class Publisher {
   async #publish(wanted, kind, message, open) {
     const media = wanted() && (await open(this.#video, wanted));
     if (!wanted()) return;
-    const name = `page-${crypto.getRandomValues(new Uint32Array(2)).join("-")}`;
+    const name = this.#stream ?? `page-${crypto.getRandomValues(new Uint32Array(2)).join("-")}`;
     const published = await publish(media, new URL(`whip/${name}`, location.href).href, this.#token);
     if (!wanted()) {
       await published.close();

@@ -57,7 +57,7 @@ function Notice({ notice, agree, leave }) {
   </dialog>`;
 }
 
-export function Stage({ video, source, faces, publisher, ready, notice, on }) {
+export function Stage({ video, source, faces, publisher, notice, on }) {
   const [asking, ask] = useState(false);
   const camera = () => (acknowledged(notice) ? publisher.current.useCamera() : ask(true));
   const agree = () => {
@@ -68,7 +68,7 @@ export function Stage({ video, source, faces, publisher, ready, notice, on }) {
   const pick = (event) => {
     event.preventDefault();
     const [file] = event.dataTransfer?.files ?? event.target.files;
-    if (file && ready) publisher.current.playFile(file);
+    if (file) publisher.current.playFile(file);
     event.target.value = "";
   };
   const busy = source.kind !== "none";
@@ -82,9 +82,9 @@ export function Stage({ video, source, faces, publisher, ready, notice, on }) {
     <p class="says" role="status">${source.message || SAYS[source.kind]}</p>
     <p class="buttons">
       ${source.again && html`<button class="first" onClick=${() => publisher.current.again()}>Start again</button>`}
-      <button disabled=${!ready} onClick=${camera}>Use my camera</button>
-      <button disabled=${!ready} onClick=${() => publisher.current.playSample()}>Play the sample</button>
-      <label class="button">Open a file<input type="file" accept="video/*,audio/*" disabled=${!ready} onChange=${pick} /></label>
+      <button onClick=${camera}>Use my camera</button>
+      <button onClick=${() => publisher.current.playSample()}>Play the sample</button>
+      <label class="button">Open a file<input type="file" accept="video/*,audio/*" onChange=${pick} /></label>
       ${(source.kind === "sample" || source.kind === "file") && html`<${Sound} key=${source.session} video=${video} />`}
       <button onClick=${() => publisher.current.stop()} disabled=${!busy}>Stop</button>
     </p>

@@ -60,6 +60,8 @@ class Script:
         self.close_code: int | None = None
         """When set, a client that says who it is is closed with this code."""
         self.token = token
+        self.typed = token
+        """The token that is good: what a person must type when pages get none."""
         self.policy = Policy()
         self.log: list[dict[str, Any]] = []
         """What the clients sent: control messages, and {"type": "POST" | "DELETE", "path"}."""
@@ -145,7 +147,9 @@ class Script:
         return web.json_response({"events_url": url, "token": self.token, "version": "0.0"})
 
     async def _policy(self, request: web.Request) -> web.Response:
-        assert request.headers["Authorization"] == f"Bearer {self.token}"
+        if request.headers["Authorization"] != f"Bearer {self.typed}":
+            refused = {"detail": "this token has expired: get a new one"}
+            return web.json_response(refused, status=401)
         return web.json_response(dict(described(self.policy)))
 
     async def _page(self, request: web.Request) -> web.StreamResponse:

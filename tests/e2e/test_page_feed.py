@@ -73,17 +73,6 @@ def test_a_session_that_the_server_ended_says_why(browser: Browser, script: Scri
         headline(page, "◻ Ended")
 
 
-def test_a_page_without_a_token_says_what_to_do(browser: Browser) -> None:
-    script = Script(token=None)
-    try:
-        with opened(browser, script) as page:
-            expect(page.locator(".pill")).to_contain_text("Run demeanor up on this machine")
-            expect(page.get_by_role("button", name="Use my camera")).to_be_disabled()
-            expect(page.get_by_label("Open a file")).to_be_disabled()
-    finally:
-        script.close()
-
-
 def test_a_page_without_a_server_is_not_blank(browser: Browser, script: Script) -> None:
     fail = "window.fetch = async () => { throw new TypeError('Failed to fetch'); };"
     with opened(browser, script, before=fail) as page:
