@@ -22,6 +22,8 @@ from services.tasks import cancelled
 
 SESSIONS: Final = 4096
 """Ended sessions that may wait; beyond that the oldest goes early."""
+SPARE: Final = 256
+"""… and so many more while the bus is away, which forgets the oldest by itself."""
 RETRY_S: Final = 1.0
 LAST_S: Final = 3.0
 """How long the end of the process may wait for the last erasures."""
@@ -42,7 +44,7 @@ class Retention:
         self._bus = bus
         self._clock = clock
         self._retention_s = retention_s
-        self._waiting: deque[_Ended] = deque()
+        self._waiting: deque[_Ended] = deque(maxlen=SESSIONS + SPARE)
         self._news = asyncio.Event()
         self._early = 0
         self.erased = 0

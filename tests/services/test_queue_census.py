@@ -31,6 +31,7 @@ REGISTERED = {
     ("services/gateway/hub.py", "Hub", "Queue"): "gw_newcomers",
     ("services/gateway/outbox.py", "Outbox", "deque"): "gw_out",
     ("services/ingest/ice.py", "ReceiveQueue", "Queue"): "ice_rx",
+    ("services/ingest/retention.py", "Retention", "deque"): "retention",
     ("services/scorer/loop.py", "ScoringLoop", "Semaphore"): "files_to_score",
     ("pipeline/batching.py", "Batcher", "deque"): "windows_stream",
 }
