@@ -37,7 +37,7 @@ from aiortc import RTCSessionDescription
 from services.settings import Settings
 from services.tasks import cancelled
 from tests.bench import clip
-from tests.bench.live import Listener, centile, listen, publish
+from tests.bench.live import Listener, centile, listen, publish, usage
 from tests.chaos.holes import media, pairs
 from tests.e2e.harness import ROOT, Server, environment, launch
 from tests.services.identity.tokens import CONSENT, Issuer
@@ -256,6 +256,7 @@ async def _measured(
     server: Server, issuer: Issuer, call: Path, rounds: int, seconds: float
 ) -> dict[str, list[float]]:
     listener, late = Listener(), {name: [] for name in CONDITIONS}
+    cpu_s = {name: [] for name in CONDITIONS}
     reading = asyncio.create_task(listen(server, listener))
     await listener.ready.wait()
     total_s = rounds * len(CONDITIONS) * (seconds + SETTLE_S) + 20
@@ -271,12 +272,16 @@ async def _measured(
                 attacker.stdin.write(f"{name}\n".encode())
                 await attacker.stdin.drain()
             await asyncio.sleep(SETTLE_S)
+            before = usage(server.process.pid)
             late[name] += await _late(listener, ours, seconds)
+            cpu_s[name].append(usage(server.process.pid).cpu_s - before.cpu_s)
     for attacker in attackers:
         attacker.stdin.close()
     await asyncio.gather(*(attacker.wait() for attacker in attackers))
     await cancelled(good)
     await cancelled(reading)
+    for name, spent in cpu_s.items():
+        print(f"  {name:10s} the server used {sum(spent) / len(spent) / seconds:.2f} cores")
     return late
 
 
