@@ -241,7 +241,8 @@ def _run(settings: "Settings", form: Literal["json", "screen"], *, open_page: bo
         doors = open_doors(settings)
         closing.callback(doors.close)
         if lock is not None:
-            lock.tell(f"http://{address(doors.http)}")
+            scheme = "http" if settings.tls_cert is None else "https"
+            lock.tell(f"{scheme}://{address(doors.http)}")
         scorer = OrtScorer.open(settings.device, settings.model)
         scorer.golden()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:

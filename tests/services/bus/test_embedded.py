@@ -169,6 +169,11 @@ def test_second_instance_is_told_about_the_first(base):
     with InstanceLock("8080-8081", note="http://localhost:8080", base=base):
         with pytest.raises(AlreadyRunning) as refused, InstanceLock("8080-8081", base=base):
             pass
+        with InstanceLock("9080-9081", base=base) as moved:
+            moved.tell("http://localhost:9090, a longer note than before")
+            moved.tell("http://localhost:9091")
+            with pytest.raises(AlreadyRunning, match="at http://localhost:9091:"):
+                InstanceLock("9080-9081", base=base).__enter__()
         with InstanceLock("9080-9081", base=base):
             pass
     assert refused.value.pid == os.getpid()
