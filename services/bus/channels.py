@@ -52,6 +52,7 @@ class Channels:
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run(), name="bus-channels")
+        self._task.add_done_callback(_fallen)
         return self
 
     async def __aexit__(
@@ -183,3 +184,9 @@ class Channels:
             self._items.append(Reconnected())
         self._items.append(item)
         self._ready.set()
+
+
+def _fallen(task: asyncio.Task[None]) -> None:
+    """Say why, when the reader ends that must not."""
+    if not task.cancelled():
+        _log.error("the reader of the live feed has fallen over", exc_info=task.exception())

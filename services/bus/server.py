@@ -20,6 +20,7 @@ from redis.exceptions import (
 )
 
 from pipeline.errors import BusError, UsageError
+from services.bus.connections import translate
 
 Client = Any
 """``redis.asyncio.Redis``; its answers are typed as unions of everything it could ever say."""
@@ -65,6 +66,7 @@ def client(url: str, password: str | None = None, ca: Path | None = None) -> Cli
             f"'{where(url)}' is no address of a Redis server: set DEMEANOR_REDIS_URL to "
             "redis://HOST:6379, rediss://HOST:6379 or unix:///PATH"
         ) from error
+    translate(pool)
     return Redis.from_pool(pool)
 
 

@@ -9,6 +9,8 @@ import argparse
 import asyncio
 import signal
 
+import uvloop
+
 from pipeline.errors import BusError
 from services.auth import Guard
 from services.bus.redis import RedisBus
@@ -43,4 +45,5 @@ async def serve(bus: RedisBus, port: int, over: asyncio.Event) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=uvloop.Loop) as runner:  # as in the product
+        runner.run(main())

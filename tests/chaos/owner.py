@@ -11,6 +11,8 @@ import random
 import signal
 from pathlib import Path
 
+import uvloop
+
 from services.bus.redis import RedisBus
 from services.bus.types import Session, StreamKey
 from services.bus.writer import open_writer
@@ -69,4 +71,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=uvloop.Loop) as runner:  # as in the product
+        runner.run(main())
