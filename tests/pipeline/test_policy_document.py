@@ -1,5 +1,8 @@
 """policy.toml: every key counts, a misspelt one is named with what was meant, words match rules."""
 
+import tomllib
+from pathlib import Path
+
 import pytest
 
 from pipeline.errors import UsageError
@@ -26,6 +29,13 @@ leave_ms = 5000
 
 def test_an_empty_file_is_the_default():
     assert parse("").tag == Policy().tag
+
+
+def test_the_file_to_begin_with_is_the_default_with_every_key():
+    text = (Path(__file__).parents[2] / "deploy" / "policy.toml").read_text()
+    assert parse(text).tag == Policy().tag
+    keys = {"version", "jurisdiction", "score_roles", "contexts_denied", "consent", "retention_s"}
+    assert set(tomllib.loads(text)) == keys | {"notice", "thresholds"}
 
 
 def test_every_key_counts():

@@ -12,6 +12,7 @@ from pipeline.events import (
     SessionEnded,
     SessionStarted,
     Source,
+    WindowScored,
     WindowSkipped,
     decode,
 )
@@ -311,6 +312,57 @@ async def test_withdrawn_consent_skips_what_is_in_flight_and_cuts_no_more():
     assert rig.sink.ended == "policy"
     assert rig.sink.erased
     rig.check_books()
+
+
+NEVER = -7
+"""The sound of somebody who has not agreed, or no longer does."""
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.booleans(),
+    st.lists(
+        st.sampled_from(["feed", "feed", "feed", "granted", "withdrawn", "off", "on", "release"]),
+        max_size=30,
+    ),
+)
+def test_no_sound_without_consent_reaches_a_model_whatever_happens_when(asks, steps):
+    async def call():
+        rig = _gated(Decision(not asks, None, "", asks=asks), ManualClock(), hold=True)
+        gate, now_s, told = rig.session.gate, 0.0, None
+        for step in steps:
+            match step:
+                case "feed":
+                    sound = rig.sound(now_s, now_s + 0.8)
+                    rig.session.feed([sound if gate.opens else _of(sound, NEVER)])
+                    now_s += 0.8
+                case "release":
+                    rig.scoring.release(newest_first=True)
+                case "on" | "off":
+                    if gate.switched(on=step == "on"):
+                        rig.session.halt()
+                case order:
+                    if gate.consented(order) and order == "withdrawn":
+                        rig.session.halt()
+                        told = len(rig.sink.events)
+        rig.scoring.release()
+        rig.scoring._hold = False
+        await rig.session.end("policy")
+        for job in rig.scoring.jobs:
+            assert not (job.window.audio == NEVER).any()
+        if told is not None:
+            assert not any(
+                isinstance(e, WindowScored | WindowSkipped) for e in rig.sink.events[told:]
+            )
+            assert rig.session.statistics().in_flight == 0
+        books = rig.session.statistics()
+        assert books.cut == books.scored + sum(books.skipped.values())
+
+    asyncio.run(call())
+
+
+def _of(chunk, value):
+    return AudioChunk(chunk.start, np.full_like(chunk.samples, value))
 
 
 @pytest.mark.parametrize("withdrawn", [False, True])
