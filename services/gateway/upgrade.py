@@ -84,10 +84,10 @@ def visitors(crowded: Callable[[], bool]) -> type[ServerConnection]:
 
 def look(gateway: Visited, visitor: Visitor, request: Request) -> Response | None:
     """Return the answer to who may not even connect; None lets the handshake go on."""
-    parts = urlsplit(request.path)
-    if parts.path != PATH:
+    path, _, text = request.path.partition("?")
+    if path != PATH:
         return visitor.respond(HTTPStatus.NOT_FOUND, f"events are at {PATH}\n")
-    query = parse_qsl(parts.query, keep_blank_values=True)
+    query = parse_qsl(text, keep_blank_values=True)
     request.path = PATH  # a ticket or a token must not stand where somebody could log it
     if any(name.lower() in TOKEN_NAMES for name, _ in query):
         text = "send the token in the Authorization header or as 'auth', never in the address\n"

@@ -181,3 +181,27 @@ async def test_a_bad_message_is_told_in_words(bench, text, words):
     assert seen[-1]["message"].startswith(words)
     assert reason.startswith(words[:20])
     assert len(reason.encode()) <= 123
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("//[", 404),
+        ("http://[/v1/events", 404),
+        ("*", 404),
+        ("/v1/events/", 404),
+        ("/v1/events?" + "a=%zz&" * 500, 101),
+        ("/v1/events?ticket=%ff%00&ticket=x", 101),
+    ],
+)
+async def test_odd_addresses_of_the_socket(bench, caplog, path, status):
+    reader, writer = await asyncio.open_connection("127.0.0.1", bench.gateway.ws_port)
+    writer.write(
+        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+    )
+    line = await asyncio.wait_for(reader.readline(), 30)
+    writer.close()
+    await writer.wait_closed()
+    assert line.split()[1] == str(status).encode()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
