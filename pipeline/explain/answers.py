@@ -122,7 +122,7 @@ class Explaining:
                 truncated = False
                 break
             self._ids.append(token)
-            logits, cache = self._read([token], cache)
+            logits, cache = self._engine.write(cache, [token])
             if THINK_CLOSE in self._text():
                 truncated = False
                 break
@@ -136,7 +136,7 @@ class Explaining:
         forced = list(self._trie.shared)
         if not truncated and THINK_CLOSE in self._text():
             forced = _without_close(self._tokenizer, forced)
-        logits, cache = self._read(forced, cache)
+        logits, cache = self._engine.write(cache, forced)
         written: list[int] = []
         path: tuple[int, ...] = ()
         for _ in range(ANSWER):
@@ -153,7 +153,7 @@ class Explaining:
                 raw = text.partition("<")[0]
                 known = normalised(raw, self._trie.labels)
                 return self._done(thinking, known, raw, truncated=truncated, extra=len(written))
-            logits, cache = self._read([token], cache)
+            logits, cache = self._engine.write(cache, [token])
         raw = self._tokenizer.decode([*forced, *written]).rpartition(OPEN)[2]
         return self._done(thinking, OTHER, raw, truncated=True, extra=len(written))
 
@@ -161,11 +161,6 @@ class Explaining:
         self, thinking: str, label: str, raw: str, *, truncated: bool, extra: int
     ) -> Explained:
         return Explained(thinking, label, raw.strip(), truncated, len(self._ids) + extra)
-
-    def _read(self, ids: Sequence[int], cache: Cache) -> tuple[Array, Cache]:
-        rows = self._engine.embed(ids)
-        logits, cache = self._engine.decoder.step(cache, rows, np.array([len(ids) - 1]))
-        return logits[0], cache
 
     def _text(self) -> str:
         return self._tokenizer.decode(self._ids)

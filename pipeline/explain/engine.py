@@ -146,10 +146,8 @@ class Engine:
         """Return ``(ids, hidden)``."""
         return np.asarray(self.embedding[list(ids)])
 
-    def read(
-        self, prompt: Prompt, video: Array, sound: Array | None, suffix: Sequence[int] = ()
-    ) -> tuple[Array, Cache]:
-        """Read a whole question and ``suffix``; return the next token's logits and the cache.
+    def read(self, prompt: Prompt, video: Array, sound: Array | None) -> tuple[Array, Cache]:
+        """Read a whole question; return the next token's logits and the cache.
 
         What stands before the first picture is read once per prompt.
         """
@@ -164,11 +162,14 @@ class Engine:
                     rows.append(sound)
                 case ids:
                     rows.append(self.embed(ids))
-        if suffix:
-            rows.append(self.embed(suffix))
         whole = np.concatenate(rows)
         cache = self._prefix(prompt.before_video)
         logits, cache = self.decoder.step(cache, whole, np.array([len(whole) - 1]))
+        return logits[0], cache
+
+    def write(self, cache: Cache, ids: Sequence[int]) -> tuple[Array, Cache]:
+        """Read ``ids`` as if the model had written them; return as :meth:`read` does."""
+        logits, cache = self.decoder.step(cache, self.embed(ids), np.array([len(ids) - 1]))
         return logits[0], cache
 
     def _prefix(self, ids: tuple[int, ...]) -> Cache:

@@ -22,8 +22,8 @@ def asked(engine, tokenizer):
     trie = labels.trie(tokenizer, labels.DFEW)
     built = prompt.build(tokenizer)
     video = engine.see(frames(0, 8), engine.branch_probs([2, 5, 3]))
-    first, cache = engine.read(built, video, engine.hear(SOUND), trie.shared)
-    return trie, first, cache
+    _, cache = engine.read(built, video, engine.hear(SOUND))
+    return (trie, *engine.write(cache, trie.shared))
 
 
 def _step_by_step(engine, trie, first, cache, path):
@@ -63,8 +63,8 @@ def test_both_decoders_say_the_same(plain, static, tokenizer):
     video, sound = plain.see(frames(0, 8), PROBS), plain.hear(SOUND)
     raw = []
     for engine in (plain, static):
-        first, cache = engine.read(built, video, sound, trie.shared)
-        raw.append(answers.paths(engine, first, cache, trie))
+        _, cache = engine.read(built, video, sound)
+        raw.append(answers.paths(engine, *engine.write(cache, trie.shared), trie))
     assert np.abs(raw[0] - raw[1]).max() < 1e-5
 
 
@@ -101,7 +101,7 @@ def test_a_cut_cache_is_as_if_nothing_had_followed(plain, tokenizer):
     built = prompt.build(tokenizer)
     video, sound = engine.see(frames(0, 8), PROBS), engine.hear(SOUND)
     logits, without = engine.read(built, video, sound)
-    _, longer = engine.read(built, video, sound, (9, 8, 7))
+    _, longer = engine.write(without, (9, 8, 7))
     cut = longer.cut(without.length)
     assert cut.length == without.length
     for a, b in zip(cut.arrays, without.arrays, strict=True):
