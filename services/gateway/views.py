@@ -38,6 +38,9 @@ class SessionView(msgspec.Struct, frozen=True, kw_only=True):
     evidence: events.EvidenceSet | None
     alert: events.Alert | None
     """The alert that is raised now."""
+    why_not: str | None
+    """The policy's code for why nothing of this session is looked at; null: it is scored, or has
+    not begun."""
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -86,6 +89,7 @@ def view(feed: Feed, session: Session, *, owner_lost: bool) -> SessionView:
         frustration=None if scored is None else scored.frustration,
         evidence=None if window is None else window.evidence,
         alert=_open_alert(feed),
+        why_not=_unscored(feed),
     )
 
 
@@ -105,6 +109,8 @@ def sentence(view: SessionView) -> str:
     if view.status != "live":
         over = "is over" if view.status == "ended" else "has lost its source"
         return f"This session {over}."
+    if view.why_not is not None:
+        return f"Nothing of this session is looked at: {_UNSCORED.get(view.why_not, view.why_not)}."
     if view.window is None or view.evidence is None:
         return "Nothing has been scored yet."
     if view.state == "no_evidence" or view.confidence is None:
@@ -153,6 +159,21 @@ def _last_window(feed: Feed) -> Window | None:
             event = events.decode(entry.data)
             return event if isinstance(event, Window) else None
     return None
+
+
+_UNSCORED = {
+    "policy_role": "the policy does not score this role",
+    "policy_consent": "nobody agreed to the notice",
+    "policy_release": "no release was signed",
+}
+
+
+def _unscored(feed: Feed) -> str | None:
+    """Return why a session is not scored; its first event is never trimmed, for few follow it."""
+    first = events.decode(feed.entries[0].data) if feed.entries else None
+    if not isinstance(first, events.SessionStarted):
+        return None
+    return next((person.why_not for person in first.participants if not person.scored), None)
 
 
 def _open_alert(feed: Feed) -> events.Alert | None:

@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
@@ -486,6 +487,23 @@ def test_sentences():
         "owner_lost",
         "This session has lost its source.",
     )
+
+
+@pytest.mark.parametrize(
+    ("why_not", "words"),
+    [
+        ("policy_role", "the policy does not score this role"),
+        ("policy_consent", "nobody agreed to the notice"),
+        ("policy_new", "policy_new"),
+    ],
+)
+async def test_a_session_that_is_not_looked_at_says_so(bench, door, why_not, words):
+    person = events.Participant("p1", "agent", False, why_not, ["audio"])
+    await bench.announce()
+    await bench.publish(msgspec.structs.replace(started(), participants=[person]), key=KEY)
+    state = await body(door, "/v1/sessions/ses_1/state")
+    assert state["text"] == f"Nothing of this session is looked at: {words}."
+    assert state["session"]["why_not"] == why_not
 
 
 def test_sentence_says_when_it_is_not_sure_and_from_what():
