@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import json
-import os
 import stat
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.errors import UsageError
 from services.audit import SILENT, AuditAway
 from services.audit import log as log_module
-from services.audit.chain import GENESIS, HEAD, Chain, ChainBroken, name_of, read_head
+from services.audit.chain import GENESIS, HEAD, Chain, ChainBroken, name_of
 from services.audit.log import AuditLog, default_folder, hashed
 from services.audit.verify import verify
 from services.auth import Principal
@@ -216,24 +215,34 @@ def test_processes_share_one_chain(tmp_path):
     assert (verify(tmp_path).rows, verify(tmp_path).bad) == (40, None)
 
 
-def test_a_full_disk_writes_a_row_whole_or_not_at_all(tmp_path, monkeypatch):
+FULL = """
+import resource, sys
+from pathlib import Path
+from services.audit.chain import Chain
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+chain, written = Chain(Path(sys.argv[1])), 0
+try:
+    while True:
+        chain.append([{"kind": "published", "number": written}])
+        written += 1
+except OSError as error:
+    print(written, error.strerror)
+"""
+
+
+@pytest.mark.parametrize("limit", [1500, 1777, 2001])
+def test_where_the_disk_takes_no_more_a_row_is_there_whole_or_not_at_all(tmp_path, limit):
     written(tmp_path, 3)
-    head, size = read_head(tmp_path), (tmp_path / name_of(1)).stat().st_size
-
-    def full(descriptor, data):
-        if len(data) > 10:
-            return os_write(descriptor, data[: len(data) // 2])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    os_write = os.write
-    monkeypatch.setattr(os, "write", full)
-    with pytest.raises(OSError, match="No space"):
-        Chain(tmp_path).append([{"kind": "published"}])
-    monkeypatch.undo()
-    assert read_head(tmp_path) == head
-    assert (tmp_path / name_of(1)).stat().st_size == size
+    command = [sys.executable, "-c", FULL, str(tmp_path), str(limit)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    more, why = ran.stdout.split(maxsplit=1)
+    assert "too large" in why
+    assert int(more) > 0
+    size = (tmp_path / name_of(1)).stat().st_size
+    assert limit - 400 < size <= limit, "the row that did not fit left nothing behind"
+    assert (verify(tmp_path).rows, verify(tmp_path).bad) == (3 + int(more), None)
     Chain(tmp_path).append([{"kind": "published"}])
-    assert (verify(tmp_path).rows, verify(tmp_path).bad) == (4, None)
+    assert (verify(tmp_path).rows, verify(tmp_path).bad) == (4 + int(more), None)
 
 
 class Fussy(Chain):

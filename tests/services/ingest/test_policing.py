@@ -11,7 +11,7 @@ from pipeline.events import SessionEnded, SessionStarted, WindowScored, WindowSk
 from services.auth import Guard, Principal, Unauthorised
 from services.bus.memory import MemoryBus
 from services.clock import SystemClock
-from services.orders import POLL_S, Orders
+from services.orders import Orders
 from tests.pipeline.readings import outcome
 from tests.services.ingest.support import (
     SDP_TYPE,
@@ -181,31 +181,6 @@ async def test_consent_opens_the_gate_and_its_withdrawal_ends_the_session():
         assert sink.erased
         assert len(sink.of(WindowScored)) == told
         await until(lambda: not server.whip.publications())
-
-
-async def test_an_order_from_another_process_is_obeyed():
-    bus, clock = MemoryBus(), SystemClock()
-    async with (
-        Orders(bus, clock) as here,
-        Orders(bus, clock) as elsewhere,
-        serving(orders=here, scoring=Talkative()) as server,
-        publishing(server, Tone()),
-    ):
-        sink = server.sink()
-        await sink.until(lambda sink: sink.of(WindowScored))
-        far_ms = clock.wall_ms() + 60_000
-        await elsewhere.give("scoring", "default", "off", far_ms)
-        await until(lambda: here.value("scoring", "default") == "off", POLL_S + 10)
-        told = len(sink.of(WindowScored))
-        await sink.until(lambda sink: len(sink.of(WindowSkipped)) >= 3)
-        assert len(sink.of(WindowScored)) == told
-        assert {event.reason for event in sink.of(WindowSkipped)} == {"policy"}
-        await elsewhere.give("scoring", "default", "on", far_ms)
-        await sink.until(lambda sink: len(sink.of(WindowScored)) > told)
-        (session,) = server.whip.sessions()
-        books = session.statistics()
-        assert books.skipped["scoring_off"] >= 3
-        assert books.cut == books.scored + sum(books.skipped.values()) + books.in_flight
 
 
 async def test_a_session_that_begins_while_scoring_is_off_is_skipped_from_its_first_window():
