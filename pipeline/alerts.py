@@ -25,6 +25,11 @@ class Alerts:
         self._found: tuple[Finding, ...] = ()
         self.raised_count = 0
 
+    @property
+    def measured(self) -> tuple[events.Cue, ...]:
+        """The cues of the newest window in which something stood out."""
+        return tuple(cue for finding in self._found for cue in finding.cues)
+
     def note(self, index: int, found: tuple[Finding, ...]) -> None:
         """Remember what stood out in a window, for the reason of an alert it leads to."""
         if found:

@@ -290,6 +290,31 @@ class AlertCleared(Event, frozen=True, kw_only=True, tag="alert.cleared"):
     peak: float
 
 
+class Generation(msgspec.Struct, frozen=True):
+    """How a generated explanation came about. None of it is measured, and it is no evidence."""
+
+    label: str
+    """What the model wrote as its answer, or ``other``."""
+    raw: str
+    """The same in its own words."""
+    labels: dict[str, float]
+    """Shares of the labels by the model's own words, in [0, 1]; not calibrated."""
+    margin: float
+    """Likeliest minus second."""
+    entropy: float
+    """In nats; 0 is certain."""
+    prefix: str
+    """What was written for the model before its answer was scored."""
+    agrees: bool
+    """Whether the answer it wrote is the likeliest label."""
+    truncated: bool
+    """Its thinking was cut off."""
+    withheld: int
+    """Sentences left out: they contradict measured cues, or speak of other things."""
+    audio: Literal["heard", "missing"]
+    calibrated: bool = False
+
+
 class Explanation(Event, frozen=True, kw_only=True, tag="explanation"):
     """Why an alert or a window looks as it does."""
 
@@ -301,6 +326,8 @@ class Explanation(Event, frozen=True, kw_only=True, tag="explanation"):
     cues: list[Cue]
     model: Model | None
     took_ms: int
+    generation: Generation | None = None
+    """Set when ``source`` is ``model``."""
 
 
 class Gap(Event, frozen=True, kw_only=True, tag="gap"):

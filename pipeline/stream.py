@@ -64,6 +64,19 @@ class StreamSettings:
     """Windows in flight beyond which the oldest without an answer is given up."""
 
 
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What an explain model wrote about an event, checked against measured cues."""
+
+    about_seq: int
+    alert_id: str | None
+    text: str
+    cues: tuple[events.Cue, ...]
+    model: events.Model
+    took_ms: int
+    generation: events.Generation
+
+
 class Stream:
     """The state of one session."""
 
@@ -189,6 +202,35 @@ class Stream:
                 end_ms=gap.end // TICKS_PER_MS,
                 tracks=list(gap.tracks),
                 cause=gap.cause,
+            )
+        ]
+
+    @property
+    def position(self) -> int:
+        """The newest ``seq`` that left; -1 before the first event."""
+        return self._envelopes.next_seq - 1
+
+    @property
+    def measured(self) -> tuple[events.Cue, ...]:
+        """Cues that stood out when something last did, newest last."""
+        return self._alerts.measured
+
+    def explained(self, words: Words, wall_ms: int) -> list[events.Event]:
+        """Return the event for generated words about an earlier one; none after the end."""
+        if self.ended:
+            return []
+        return [
+            events.Explanation(
+                **self._stamp(wall_ms),
+                about_seq=words.about_seq,
+                alert_id=words.alert_id,
+                text=words.text,
+                source="model",
+                generated=True,
+                cues=list(words.cues),
+                model=words.model,
+                took_ms=words.took_ms,
+                generation=words.generation,
             )
         ]
 
