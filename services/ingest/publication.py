@@ -29,15 +29,12 @@ from services.ingest.peer import Callbacks, Peer
 from services.ingest.rates import TokenBucket
 from services.ingest.sdp import Offer
 from services.ingest.session import Session
-from services.ingest.shapes import ShapeWatch
+from services.ingest.shapes import LEAST_PIXELS, PIXELS_PER_S, ShapeWatch
 from services.ingest.sink import Stop
 from services.queues import Registered, Registry
 
 HANDSHAKE_S: Final = 10
 """A publisher that is not connected this long after its POST is let go."""
-FRAMES_PER_S: Final = 72
-"""Pictures a second that are decoded: 60, and some wavering. Small ones cost a publisher nothing
-to send and everybody else the decoder."""
 MAX_OVERSIZED: Final = 3
 """Frames in a row that are too large to decode before the session ends (``bad_media``)."""
 
@@ -99,7 +96,7 @@ class Publication:
         self._jumps = 0
         self._refused: Counter[str] = Counter()
         self._shapes = ShapeWatch()
-        self._pace = TokenBucket(FRAMES_PER_S, 2 * FRAMES_PER_S)
+        self._pace = TokenBucket(PIXELS_PER_S, 2 * PIXELS_PER_S)
         self._layers = LayerFilter()
         self._undecoded = 0
         self._decoded = 0
@@ -279,11 +276,11 @@ class Publication:
 
     def _welcome(self, codec: str, frame: Frame, now_s: float) -> bool:
         """Refuse pictures that come, or change their size, faster than any camera's."""
-        if not self._pace.take(now_s):
-            self._refused["too_many_frames"] += 1
-            return False
         if not self._shapes.accepts(codec, frame, now_s):
             self._refused["size_changes"] += 1
+            return False
+        if not self._pace.take(now_s, max(self._shapes.pixels, LEAST_PIXELS)):
+            self._refused["too_many_pixels"] += 1
             return False
         return True
 

@@ -10,6 +10,11 @@ from services.ingest.packets import Frame
 from services.ingest.rates import TokenBucket
 
 CHANGES_PER_S: Final = 2
+PIXELS_PER_S: Final = 72 * 1920 * 1088
+"""What one session may have decoded: the largest picture 60 times a second, and some wavering.
+Pictures in which nothing moves cost a publisher nothing to send, and everybody else the decoder."""
+LEAST_PIXELS: Final = 96_000
+"""What a picture counts at least: a small one costs more than its pixels."""
 _VP8_HEADER_BYTES: Final = 10
 _VP8_SIDE: Final = 0x3FFF
 
@@ -31,6 +36,8 @@ class ShapeWatch:
     """Refuses, for one video track, sizes that follow each other too fast."""
 
     def __init__(self) -> None:
+        self.pixels = 0
+        """Pixels of the present picture; the largest where several sizes are declared."""
         self._sizes: list[tuple[int, int]] = []
         self._changes = TokenBucket(CHANGES_PER_S, CHANGES_PER_S)
         self._refusing = False
@@ -45,4 +52,5 @@ class ShapeWatch:
             self._refusing = changed and bool(self._sizes) and not self._changes.take(now_s)
             if not self._refusing:
                 self._sizes = sizes
+                self.pixels = max(width * height for width, height in sizes)
         return not self._refusing

@@ -30,6 +30,7 @@ from tests.e2e.harness import ROOT
 from tests.services.ingest.support import ManualClock, Publisher, serving
 
 HANDSHAKES = 4
+PART = 1200
 BACKLOG = 250
 CLOSE_S = 1.0
 """How long a close that hangs is waited for here; in the product it is 5 s."""
@@ -196,9 +197,9 @@ async def _never_decoded(frames):
 
     async with serving(udp_ports=(41900, 41949)) as server:
         with patch.object(type(server.whip.decoding), "decode", decode):
-            async with _published(server) as (pair, publication):
+            async with published(server) as (pair, publication):
                 before = _resident_mib()
-                await _stream(pair, frames)
+                await stream(pair, frames)
                 waiting = len(publication._collector)
                 dropped = sum(publication.statistics().lost.values())
                 after = _resident_mib()
@@ -210,7 +211,7 @@ async def _never_received(frames):
     with patch.object(Peer, "_tap", _nothing):
         async with pairs.connected(codec="VP8") as pair:
             before = _resident_mib()
-            await _stream(pair, frames)
+            await stream(pair, frames)
             track = pair.receiver.track
             for _ in range(400):
                 if track._queue.qsize() >= len(frames) - 10:
@@ -220,7 +221,7 @@ async def _never_received(frames):
 
 
 @asynccontextmanager
-async def _published(server, kind="video", codec="VP8"):
+async def published(server, kind="video", codec="VP8"):
     """A publisher of silent tracks at a real endpoint, and its publication there."""
     import aiohttp
 
@@ -237,13 +238,15 @@ async def _published(server, kind="video", codec="VP8"):
             await publisher.close()
 
 
-async def _stream(pair, frames):
+async def stream(pair, frames):
+    """Send VP8 frames in order, 20 at a time, in packets that fit an Ethernet frame."""
+    sequence = 0
     for number, data in enumerate(frames):
-        for part, at in enumerate(range(0, len(data), 30_000)):
-            last = at + 30_000 >= len(data)
-            head = b"\x10" if part == 0 else b"\x00"
-            body = head + data[at : at + 30_000]
-            await pair.send(number + part, number * 1500, body, marker=int(last))
+        for at in range(0, len(data), PART):
+            head = b"\x00" if at else b"\x10"
+            last = at + PART >= len(data)
+            await pair.send(sequence, number * 1500, head + data[at : at + PART], marker=int(last))
+            sequence += 1
         if number % 20 == 19:
             await asyncio.sleep(0.02)
     await pair.drained()
@@ -324,7 +327,7 @@ async def _silence(guarded, end):
     with _without(guarded, patch.object(Session, "check", lambda _: False)):
         async with (
             serving(clock=clock, udp_ports=(41950, 41999)) as server,
-            _published(server, "audio", "opus") as (pair, publication),
+            published(server, "audio", "opus") as (pair, publication),
         ):
             for number, (data, _) in enumerate(media.good("opus", 60)):
                 await pair.send(number, number * 960, data)

@@ -37,10 +37,10 @@ def h264(width, height, frames):
     return packets
 
 
-def good(codec, count):
-    """Return ``count`` good packets of ``codec`` as (data, key)."""
+def good(codec, count, size=(320, 180)):
+    """Return ``count`` good packets of ``codec`` as (data, key); ``size`` is a picture's."""
     if codec in ("VP8", "H264"):
-        return _pictures(codec, count)
+        return _pictures(codec, count, *size)
     names = {"opus": "libopus", "PCMU": "pcm_mulaw", "PCMA": "pcm_alaw", "G722": "g722"}
     rates = {"opus": 48000, "PCMU": 8000, "PCMA": 8000, "G722": 16000}
     rate = rates[codec]
@@ -56,10 +56,10 @@ def good(codec, count):
     return packets
 
 
-def _pictures(codec, count):
+def _pictures(codec, count, width, height):
     name = {"VP8": "libvpx", "H264": "libx264"}[codec]
     context = av.CodecContext.create(name, "w")
-    context.width, context.height, context.pix_fmt = 320, 180, "yuv420p"
+    context.width, context.height, context.pix_fmt = width, height, "yuv420p"
     context.time_base = Fraction(1, 30)
     context.gop_size = 10
     context.options = (
@@ -70,7 +70,7 @@ def _pictures(codec, count):
     packets = []
     for number in range(count):
         frame = av.VideoFrame.from_ndarray(
-            np.full((180, 320, 3), 40 + number * 5 % 160, np.uint8), format="rgb24"
+            np.full((height, width, 3), 40 + number * 5 % 160, np.uint8), format="rgb24"
         ).reformat(format="yuv420p")
         frame.pts = number
         packets += [(bytes(p), bool(p.is_keyframe)) for p in context.encode(frame)]

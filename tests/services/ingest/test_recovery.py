@@ -15,7 +15,8 @@ from aiortc import RTCSessionDescription
 from services.ingest.peer import Peer
 from services.ingest.sdp import parse
 from tests.chaos.holes import media, pairs
-from tests.services.ingest.support import AUTH, SDP_TYPE, Card, Publisher, serving
+from tests.chaos.holes.attacks import published, stream
+from tests.services.ingest.support import AUTH, SDP_TYPE, Card, ManualClock, Publisher, serving
 
 PACE_S = 1 / 30
 
@@ -106,9 +107,7 @@ async def test_a_frame_leaves_on_its_marker():
 async def test_pictures_that_are_too_large_end_the_session(codec, http):
     bombs = [media.vp8_key(8000, 8000)] if codec == "VP8" else media.h264(4096, 2304, 1)
     async with serving() as server:
-        from tests.chaos.holes.attacks import _published
-
-        async with _published(server, "video", codec) as (pair, publication):
+        async with published(server, "video", codec) as (pair, publication):
             head = b"\x10" if codec == "VP8" else b""
             body = bombs[0] if codec == "VP8" else _parameters(bombs[0])
             for number in range(30):
@@ -124,6 +123,24 @@ async def test_pictures_that_are_too_large_end_the_session(codec, http):
         async with http.post(server.endpoint(), headers=AUTH | SDP_TYPE) as response:
             assert response.status == 429
             assert (await response.json())["code"] == "bad_media"
+
+
+async def test_large_pictures_faster_than_any_camera_are_not_decoded():
+    clock = ManualClock()
+    async with (
+        serving(clock=clock) as server,
+        published(server, "video", "VP8") as (pair, publication),
+    ):
+        (key, _), (later, _) = media.good("VP8", 2, (1920, 1080))
+        await stream(pair, [key, *[later] * 300])
+        lost = publication.statistics().lost
+        assert lost["too_many_pixels"] > 0
+
+
+async def test_small_pictures_may_come_faster():
+    async with serving() as server, published(server, "video", "VP8") as (pair, publication):
+        await stream(pair, [data for data, _ in media.good("VP8", 300)])
+        assert "too_many_pixels" not in publication.statistics().lost
 
 
 def _parameters(frame):

@@ -92,6 +92,15 @@ def test_the_same_size_may_come_as_often_as_it_likes():
     assert all(watch.accepts("VP8", _key((320, 180)), 0.0) for _ in range(50))
 
 
+def test_the_present_size_is_known():
+    watch = ShapeWatch()
+    assert watch.pixels == 0
+    watch.accepts("VP8", _key((320, 180)), 0.0)
+    assert watch.pixels == 320 * 180
+    watch.accepts("VP8", LATER, 0.1)
+    assert watch.pixels == 320 * 180
+
+
 def test_h264_key_frames_without_a_parameter_set_keep_the_size():
     watch = ShapeWatch()
     assert watch.accepts("H264", Frame(0, _h264(320, 192, "main"), key=True), 0.0)
