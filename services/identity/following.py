@@ -6,7 +6,7 @@ logged once. A key that left the set is gone with the next reading.
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -118,7 +118,7 @@ class FileKeys:
     async def _follow(self) -> None:
         while True:
             await asyncio.sleep(self._poll_s)
-            await self.refresh()
+            await _guarded(self.refresh, self._held)
 
 
 class UrlKeys:
@@ -185,7 +185,7 @@ class UrlKeys:
             except TimeoutError:
                 pass
             self._wanted.clear()
-            await self.refresh()
+            await _guarded(self.refresh, self._held)
 
     async def _fetch(self) -> bytes:
         try:
@@ -218,6 +218,14 @@ def follow(where: str, hosts: Sequence[str], clock: Clock) -> FollowedKeys:
             f"--token-keys names the host '{host}': allow it with --token-key-hosts {host}"
         )
     return UrlKeys(where, clock)
+
+
+async def _guarded(refresh: Callable[[], Awaitable[None]], held: _Held) -> None:
+    """Read again; a fault of ours must not be the last reading, or a lost key would stay good."""
+    try:
+        await refresh()
+    except Exception as error:  # noqa: BLE001 - the task boundary; counted and logged by its type
+        held.fail(UsageError(f"a fault of ours ({type(error).__name__})"))
 
 
 async def _bounded(content: aiohttp.StreamReader) -> bytes:

@@ -30,7 +30,7 @@ export const UNSCORED = {
 
 export const ENDINGS = {
   publisher_left: "publisher left", deleted: "erased", timeout: "nothing more arrived", drained: "the server went away",
-  policy: "policy", owner_lost: "the server was lost", bad_media: "the media could not be read", error: "a fault of the server",
+  policy: "policy", owner_lost: "its server was lost, or another publisher took over", bad_media: "the media could not be read", error: "a fault of the server",
 };
 
 const ADJECTIVES = { fear: "fearful", disgust: "disgusted", surprise: "surprised", contempt: "contemptuous" };

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from pipeline.errors import UsageError
@@ -121,6 +123,26 @@ async def test_a_bad_file_changes_nothing_and_is_counted(tmp_path):
         assert keys.statistics() == {"keys": 2, "key_readings_total": 2, "key_failures_total": 2}
         await keys.refresh()
         assert keys.statistics()["key_readings_total"] == 2
+
+
+async def test_a_fault_of_ours_is_not_the_last_reading(tmp_path, monkeypatch):
+    issuer = Issuer(tmp_path)
+    real = following.parse
+
+    def broken(data, known):
+        monkeypatch.setattr(following, "parse", real)
+        raise RuntimeError("a fault of ours")
+
+    async with FileKeys(issuer.jwks, poll_s=0.02) as keys:
+        monkeypatch.setattr(following, "parse", broken)
+        issuer.add()
+        async with asyncio.timeout(20):
+            while not keys.statistics()["key_failures_total"]:
+                await asyncio.sleep(0.02)
+        new = issuer.add()
+        async with asyncio.timeout(20):
+            while keys.find(new) is None:
+                await asyncio.sleep(0.02)
 
 
 async def test_a_link_that_is_turned_to_another_file_is_a_change(tmp_path):
@@ -245,3 +267,23 @@ async def test_a_server_does_not_start_without_the_key_server(tmp_path):
             await keys.__aenter__()
     with pytest.raises(UsageError, match="cannot be fetched"):
         await follow("http://127.0.0.1:9/jwks", ["127.0.0.1"], ManualClock()).__aenter__()
+
+
+odd = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.text(max_size=8), st.lists(st.text(max_size=3))
+)
+"""What a member of a JSON object may be instead."""
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_whatever_a_set_holds_it_is_read_or_refused_in_words(data):
+    key = dict(data.draw(st.sampled_from(SAMPLES)))
+    names = [*key, "use", "alg", "key_ops", "x5c", "crv"]
+    for name in data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=3)):
+        key[name] = data.draw(odd)
+    with suppress(UsageError):  # and nothing else
+        assert len(read(key)) == 1
+
+
+SAMPLES = [ed_jwk(), ec_jwk(), rsa_jwk()]

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import json
+from contextlib import suppress
 
 import jwt
 import pytest
@@ -287,6 +288,29 @@ def test_any_one_byte_change_of_a_valid_token_is_refused(tmp_path_factory, data)
     byte = data.draw(st.integers(0, 255).map(chr).filter(lambda c: c != token[at]))
     with pytest.raises(Unauthorised):
         guard.principal(token[:at] + byte + token[at + 1 :], {})
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=4,
+)
+CLAIMS = [
+    *("iss", "aud", "exp", "nbf", "jti", "sub", "tenant", "scope", "part_role", "policy"),
+    *("context", "mixed", "takeover", "consent"),
+]
+
+
+@settings(deadline=None, max_examples=150)
+@given(claims=st.dictionaries(st.sampled_from(CLAIMS), json_values, min_size=1, max_size=4))
+def test_whatever_a_signed_token_says_it_is_taken_or_refused_in_words(tmp_path_factory, claims):
+    clock = ManualClock()
+    issuer = Issuer(tmp_path_factory.getbasetemp(), clock=clock)
+    verifier = JwtVerifier(Fixed(issuer), Expected("demeanor", None), clock)
+    with suppress(Unauthorised):  # and nothing else
+        found = verifier.verify(issuer.token(**claims))
+        assert found.tenant
+        assert NOW - 5 < found.expires_s <= NOW + 24 * 3600 + 5
 
 
 def test_a_remembered_token_ends_with_its_time(issuer, verifier, clock):
