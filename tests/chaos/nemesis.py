@@ -178,10 +178,14 @@ async def stage(seed: int, rate: float, seconds: float) -> AsyncIterator[Stage]:
         await asyncio.gather(*(gateway.ready() for gateway in gateways))
         await readers.start()
         made = Stage(folder, valkey, links[0], links[1], front, gateways, readers, owner)
-        await until(lambda: all(live(path) for path in made.heard), "the readers are connected")
-        await owner.start()
-        await owner.ready()
-        await until(lambda: all(started(path) for path in made.heard), "every session has begun")
+        try:
+            await until(lambda: all(live(path) for path in made.heard), "the readers connect")
+            await owner.start()
+            await owner.ready()
+            await until(lambda: all(started(path) for path in made.heard), "sessions have begun")
+        except TimeoutError as error:
+            logs = [f"{each.name}: {each.log()[-600:]}" for each in (*gateways, readers, owner)]
+            raise RuntimeError("\n".join([str(error), *logs])) from error
         yield made
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from services.bus.memory import MemoryBus
 from services.bus.redis import RedisBus
+from tests.services import leftovers
 from tests.services.valkey import Valkey
 
 
@@ -43,6 +44,12 @@ class ServerFault:
 
     async def wipe(self):
         await self.bus._client.flushall()
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left():
+    async for _ in leftovers.watched():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from services.bus.redis import RedisBus
 from services.clock import SystemClock
 from services.gateway.app import Gateway
 from services.settings import Settings
+from tests.services import leftovers
 from tests.services.events import record, session
 from tests.services.identity.tokens import Issuer
 from tests.services.valkey import Valkey
@@ -100,6 +101,12 @@ async def opened(bus, **settings):
         bus, guard=Guard.bound_to([made.host]), clock=SystemClock(), settings=made
     ) as gateway:
         yield Bench(gateway, bus)
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left():
+    async for _ in leftovers.watched():
+        yield
 
 
 @pytest.fixture
