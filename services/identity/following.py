@@ -109,8 +109,9 @@ class FileKeys:
             seen = await asyncio.to_thread(_mark, self._path)
             if seen == self._seen:
                 return
-            self._seen, data = await asyncio.to_thread(_read, self._path)
+            seen, data = await asyncio.to_thread(_read, self._path)
             self._held.take(data)
+            self._seen = seen
         except UsageError as error:
             self._seen = ()
             self._held.fail(error)
