@@ -96,6 +96,17 @@ async def test_a_ticket_lasts_ten_seconds(tmp_path):
         await bench.status("GET", f"/v1/events?ticket={made}", status=401)
 
 
+async def test_a_ticket_does_not_outlive_its_token(tmp_path):
+    clock = ManualClock()
+    async with trusted(Issuer(tmp_path, clock=clock), clock=clock) as bench:
+        await bench.session("ses_a", "a")
+        made = [await ticket(bench, exp=int(clock.wall_ms() / 1000) + 5) for _ in range(2)]
+        clock.now_s += 4
+        await bench.status("GET", f"/v1/events?ticket={made[0]}", status=200)
+        clock.now_s += 1
+        await bench.status("GET", f"/v1/events?ticket={made[1]}", status=401)
+
+
 async def test_who_gets_a_ticket(acme):
     assert await ticket(acme, "ses_r", 404) == "no_such_session"
     assert await ticket(acme, "ses_no", 404) == "no_such_session"
