@@ -17,7 +17,6 @@ from services.identity.following import FileKeys, UrlKeys, follow
 from services.identity.keys import MAX_BYTES, parse
 from tests.services.identity.tokens import Issuer, ManualClock
 
-
 NEVER_S = 3600
 """The test itself says when to look."""
 
