@@ -27,6 +27,7 @@ from services.auth import Guard
 from services.bus.open import open_bus
 from services.clock import SystemClock
 from services.ending import Died, Ending, Watch
+from services.explain.desk import Desk, open_desk
 from services.front import Front
 from services.gateway import http as gateway_http
 from services.gateway.app import Gateway
@@ -70,6 +71,8 @@ class Ready:
     """How many streams it takes, and how that is known."""
     moved: tuple[str, ...]
     """One sentence per port that was taken."""
+    explain: str | None = None
+    """Name of the explain model, when that tier is on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +147,7 @@ async def running(
             tls=tls,
         ) as gateway,
         Decoding.open(settings, queues) as decoding,
+        open_desk(settings, orders, queues) as desk,
         Retention(opened.bus, clock, policy.retention_s, queues) as retention,
         Whip(
             settings,
@@ -160,13 +164,12 @@ async def running(
             admission=admission,
             rung=lambda: meter.rung,
             decoding=decoding,
+            observe=desk.observe if desk is not None else lambda _facts: None,
         ) as whip,
     ):
-        process = Process(
-            settings, scorer.loaded, scoring, meter, gateway, whip, decoding, ending
-        )
+        process = Process(settings, scorer.loaded, scoring, meter, gateway, whip, decoding, ending)
         meter.on_measure(lambda load: admission.note(load, meter.rung, clock.monotonic_s()))
-        http = _http(doors.http, process, audit, known_as, tls)
+        http = _http(doors.http, process, audit, desk, known_as, tls)
         async with http, Watch(ending, process.vital()):
             yield Ready(
                 http=known_as.http,
@@ -178,6 +181,7 @@ async def running(
                 audit=audit.folder,
                 guard=guard,
                 moved=doors.moved(settings),
+                explain=desk.tier.identity if desk is not None else None,
                 streams=f"up to {settings.max_streams} at once ({known})",
             )
             audit.note("drained", None)
@@ -189,12 +193,13 @@ async def _http(
     bound: socket.socket,
     process: Process,
     audit: AuditLog,
+    desk: Desk | None,
     known_as: Addresses,
     tls: ssl.SSLContext | None,
 ) -> AsyncIterator[None]:
     """Serve WHIP, pages, REST, SSE, health and metrics on one socket."""
     front = Front()
-    sources = _sources(process, front, audit)
+    sources = _sources(process, front, audit, desk)
     app = web.Application(middlewares=[problems.middleware])
     ingest_http.routes(
         app,
@@ -208,9 +213,12 @@ async def _http(
         yield
 
 
-def _sources(process: Process, front: Front, audit: AuditLog) -> dict[str, Source]:
+def _sources(
+    process: Process, front: Front, audit: AuditLog, desk: Desk | None
+) -> dict[str, Source]:
     """Return what ``/metrics`` counts beside the gateway, the bus and the queues."""
     return {
+        **({"explain": desk.tier.statistics} if desk is not None else {}),
         "ingest": lambda: _of_ingest(process.whip),
         "scorer": lambda: _of_scorer(process.scoring),
         "audit": audit.statistics,

@@ -16,9 +16,10 @@ from pipeline.errors import BusError
 from services.clock import Clock
 from services.tasks import cancelled
 
-Kind = Literal["revoked", "scoring", "consent"]
-"""``revoked``: name = token id, value = "". ``scoring``: name = tenant or ``*``, value = ``off``.
-(or ``on`` again). ``consent``: name = session id, value = ``granted`` or ``withdrawn``."""
+Kind = Literal["revoked", "scoring", "consent", "explain"]
+"""``revoked``: name = tenant and token id, value = "". ``scoring``: name = tenant or ``*``, value =
+``off`` or ``on``. ``consent``: name = session id, value = ``granted`` or ``withdrawn``.
+``explain``: name = session id, value = an id of the request."""
 POLL_S: Final = 0.5
 LARGEST: Final = 10_000
 """Orders that may stand at once; a new one beyond that is refused."""

@@ -132,6 +132,17 @@ class Settings(BaseSettings):
     """PEM file with the authority that signed the certificate of ``rediss://``."""
     redis_password_file: Path | None = None
     """File with the password of ``redis_url``, so that it stands in no process list."""
+    explain: Path | None = None
+    """Folder of an exported R1-Omni (``python -m exporters r1omni``): turns the explain tier on."""
+    explain_accept: bool = False
+    """You accept the usage policy of the model: no emotions of people at work or in education."""
+    explain_every_s: int = Field(default=0, ge=0)
+    """Explain each stream every so many seconds, budget permitting. 0: alerts and requests only."""
+    explain_per_min: int = Field(default=6, ge=0)
+    """Explanations a minute beside those of alerts."""
+    explain_threads: int = Field(default=1, ge=1)
+    explain_surroundings: bool = False
+    """Let generated text speak of clothes and places."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("udp_ports")

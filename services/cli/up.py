@@ -155,6 +155,26 @@ def up(
         int | None,
         typer.Option(metavar="S", help="How long 'demeanor drain' lets sessions run on. [0]"),
     ] = None,
+    explain: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Exported R1-Omni: explains alerts. [off]")
+    ] = None,
+    explain_accept: Annotated[
+        bool | None,
+        typer.Option("--explain-accept", help="Accept its usage policy (never at work or school)."),
+    ] = None,
+    explain_every_s: Annotated[
+        int | None, typer.Option(metavar="S", help="Explain each stream every S seconds. [0, off]")
+    ] = None,
+    explain_per_min: Annotated[
+        int | None, typer.Option(metavar="N", help="Explanations a minute beside alerts. [6]")
+    ] = None,
+    explain_threads: Annotated[
+        int | None, typer.Option(metavar="N", help="Threads of the explain process. [1]")
+    ] = None,
+    explain_surroundings: Annotated[
+        bool | None,
+        typer.Option("--explain-surroundings", help="Let it speak of clothes and places."),
+    ] = None,
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open the page.")] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON line when everything listens.")
@@ -191,6 +211,12 @@ def up(
             max_age_ms=max_age_ms,
             score_roles=score_roles,
             log_level=log_level,
+            explain=explain,
+            explain_accept=explain_accept,
+            explain_every_s=explain_every_s,
+            explain_per_min=explain_per_min,
+            explain_threads=explain_threads,
+            explain_surroundings=explain_surroundings,
             policy=policy,
             audit=audit,
             token_keys=token_keys,
@@ -300,11 +326,15 @@ def screen(settings: "Settings", ready: "Ready") -> str:
         f"✔ policy   {ready.policy} · no media is kept, scores for {ready.retention_s} s",
         f"✔ audit    {ready.audit}",
     ]
+    if ready.explain is not None:
+        lines.append(f"✔ explain  {ready.explain} · its words are generated, never evidence")
     lines += access.lines(settings, ready.guard)
     if settings.redis_url is None:
         lines.append("○ off      own Redis   DEMEANOR_REDIS_URL=redis://HOST:6379 demeanor up")
     if settings.device == "cpu":
         lines.append("○ off      GPU         make install RUNTIME=gpu && demeanor up --device cuda")
+    if ready.explain is None:
+        lines.append("○ off      explain     demeanor up --explain DIR --explain-accept")
     lines += [f"! {sentence}" for sentence in ready.moved]
     if (danger := access.warning(settings)) is not None:
         lines.append(f"! {danger}")

@@ -19,30 +19,16 @@ from pipeline.explain import answers, labels, manifest, mel, prompt
 from pipeline.explain.answers import Explained, Explaining, LabelScores
 from pipeline.explain.decoder import PlainDecoder, StaticDecoder
 from pipeline.explain.engine import Cache, Engine, Frame
-from pipeline.explain.frames import Aspect, chosen, square
+from pipeline.explain.frames import chosen, square
 from pipeline.explain.manifest import Manifest
-from pipeline.session import Device, Session
+from pipeline.session import Session
 from services.explain import tokens
+from services.explain.options import Options
 
 CAPACITY: Final = 1536
 """Positions of one question: about 984 of media and prompt, the rest for what is written."""
 _CHUNK: Final = 1 << 22
 Audio = Literal["heard", "missing"]
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How the model is asked."""
-
-    device: Device = "cpu"
-    threads: int = 1
-    labels: str = "mafw"
-    """``dfew``, ``mafw`` or ``ravdess``."""
-    aspect: Aspect = "squash"
-    thinking: int = answers.THINKING
-    instruction: str = prompt.INSTRUCTION
-    prefix: str = ""
-    """What is written for the model before ``<answer>`` when labels are scored."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +71,7 @@ class Explainer:
         self._scoring = labels.trie(text, names, options.prefix)
         self._answering = labels.trie(text, names, answers.FORCED)
         self._prompts = {
-            sound: prompt.build(text, system=system, instruction=options.instruction, sound=sound)
+            sound: prompt.build(text, system=system, instruction=prompt.INSTRUCTION, sound=sound)
             for sound in (True, False)
         }
         self._priors: dict[bool, NDArray[np.float64]] = {}
@@ -176,10 +162,8 @@ def open_explainer(folder: Path, options: Options) -> Explainer:
     """
     made = manifest.read(folder)
     _prove(folder, made)
-    if options.labels not in labels.SETS:
-        raise ModelRefused(f"there is no label set '{options.labels}': {', '.join(labels.SETS)}")
     text = tokens.text_tokenizer(folder)
-    gate_ids = tokens.gate_tokenizer(folder).encode(options.instruction)
+    gate_ids = tokens.gate_tokenizer(folder).encode(prompt.INSTRUCTION)
     shape = (made.decoder.vocab, made.decoder.hidden)
     embedding = np.memmap(folder / made.embedding.file, made.embedding.dtype, "r", shape=shape)
 

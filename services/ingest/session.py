@@ -6,14 +6,14 @@ no clock but the one it is given and starts no task; whoever made it calls :meth
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, cast
 
 from pipeline.degrade import Rung, Treated, treat
-from pipeline.events import EndReason, Event
+from pipeline.events import Cue, EndReason, Event
 from pipeline.policy import Decision, Gate, WhyNot
-from pipeline.stream import Facts, Stream, StreamSettings, Timing
+from pipeline.stream import Facts, Stream, StreamSettings, Timing, Words
 from pipeline.types import (
     TICKS_PER_MS,
     TICKS_PER_S,
@@ -42,6 +42,22 @@ ANSWER_PATIENCE_S = 2.0
 Result = Outcome | SkipReason
 Done = Callable[[Job, Result, Timing], None]
 State = Literal["new", "live", "ending", "ended"]
+
+
+class Observer(Protocol):
+    """Looks on as a session works (the explain tier); must not block and must not raise."""
+
+    def attach(self, session: "Session") -> None:
+        """This is the session; called once, before anything else."""
+
+    def media(self, item: AudioChunk | VideoFrame) -> None:
+        """One piece of decoded media came in."""
+
+    def said(self, events: Sequence[Event]) -> None:
+        """These events left."""
+
+    def close(self) -> None:
+        """The session is over."""
 
 
 class Scoring(Protocol):
@@ -96,6 +112,7 @@ class Session:
         gate: Gate | None = None,
         settings: StreamSettings | None = None,
         rung: Callable[[], Rung] = lambda: Rung.FULL,
+        observer: Observer | None = None,
     ) -> None:
         """Make the owner; nothing is said before the first media, or the end.
 
@@ -106,6 +123,7 @@ class Session:
         """
         self.facts = facts
         self._rung = rung
+        self._observer = observer
         self.gate = gate or _gate_of(facts)
         self._scoring = scoring
         self._sink = sink
@@ -124,6 +142,8 @@ class Session:
         self._lost: dict[Kind, tuple[int, int]] = {}
         self._answered = asyncio.Event()
         self._over = asyncio.Event()
+        if observer is not None:
+            observer.attach(self)
 
     @property
     def session_id(self) -> str:
@@ -233,6 +253,8 @@ class Session:
         finally:
             self._state = "ended"
             self._scoring.forget(self.session_id)
+            if self._observer is not None:
+                self._observer.close()
             try:
                 await self._sink.close()
             finally:
@@ -266,7 +288,19 @@ class Session:
             self._silence_told = False
         return self._windower.take()
 
+    def explain(self, words: Words) -> None:
+        """Say what an explain model wrote, unless the session is over or must not be judged."""
+        if self._state == "live" and self.gate.opens and self.gate.skips is None:
+            self._put(self._stream.explained(words, self._clock.wall_ms()))
+
+    @property
+    def measured(self) -> tuple[Cue, ...]:
+        """What was measured when something last stood out."""
+        return self._stream.measured
+
     def _accept(self, item: Item) -> None:
+        if self._observer is not None and isinstance(item, AudioChunk | VideoFrame):
+            self._observer.media(item)
         match item:
             case AudioChunk():
                 self._windower.feed(item)
@@ -357,6 +391,8 @@ class Session:
         self._books.events += len(events)
         if events:
             self._sink.put(events)
+            if self._observer is not None:
+                self._observer.said(events)
 
 
 def _gate_of(facts: Facts) -> Gate:

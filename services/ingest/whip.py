@@ -31,7 +31,7 @@ from services.ingest.ice import NoPort, Ports, offered_addresses
 from services.ingest.limits import Limits, Refused
 from services.ingest.publication import Publication
 from services.ingest.sdp import OfferRefused, parse, parse_fragment
-from services.ingest.session import Scoring, Session
+from services.ingest.session import Observer, Scoring, Session
 from services.ingest.sink import Opening, OpenSink
 from services.ingest.tenure import Over, Tenure
 from services.orders import Orders
@@ -126,6 +126,7 @@ class Whip:
         admission: Admission | None = None,
         rung: Callable[[], Rung] = lambda: Rung.FULL,
         decoding: Decoding | None = None,
+        observe: Callable[[Facts], Observer | None] = lambda _facts: None,
     ) -> None:
         """Make the endpoint; nothing runs before it is entered.
 
@@ -135,6 +136,7 @@ class Whip:
         """
         self.admission = admission or Admission(settings.max_streams)
         self._rung = rung
+        self._observe = observe
         self.guard = guard
         self.queues = queues or Registry()
         self._settings = settings
@@ -416,6 +418,7 @@ class Whip:
             gate=Gate(decision),
             settings=self._stream_settings,
             rung=self._rung,
+            observer=self._observe(facts) if decision.scored else None,
         )
 
     def _tell_audit(self, request: Request, session_id: str, decision: Decision) -> None:
