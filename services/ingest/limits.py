@@ -81,8 +81,8 @@ class Limits:
         return Refused(
             429,
             "bad_media",
-            "the last session of this stream was ended because its pictures must not be decoded: "
-            "send at most 1920x1088 pixels, and wait as 'Retry-After' says",
+            "the last session of this stream was ended because its media could not be taken: send "
+            "at most 1920x1088 pixels and what a camera sends, and wait as 'Retry-After' says",
             math.ceil(left_s),
         )
 

@@ -35,6 +35,11 @@ from services.queues import Registered, Registry
 
 HANDSHAKE_S: Final = 10
 """A publisher that is not connected this long after its POST is let go."""
+FLOOD_PACKETS: Final = 500
+"""So many packets in a second beyond what is allowed are a flood: an honest publisher learns from
+its losses and sends less."""
+FLOOD_S: Final = 5
+"""A flood that lasts this long ends the session (``bad_media``)."""
 MAX_OVERSIZED: Final = 3
 """Frames in a row that are too large to decode before the session ends (``bad_media``)."""
 
@@ -58,6 +63,20 @@ class Statistics:
     decoded: int
     """Batches of frames that went to the decoder."""
     jumps: int
+
+
+class Flood:
+    """Tells, second by second, a publisher that goes on sending far more than is taken."""
+
+    def __init__(self) -> None:
+        self._refused = 0
+        self._seconds = 0
+
+    def lasts(self, refused: int) -> bool:
+        """Take how many packets were refused so far; call once a second."""
+        grown, self._refused = refused - self._refused, refused
+        self._seconds = self._seconds + 1 if grown >= FLOOD_PACKETS else 0
+        return self._seconds >= FLOOD_S
 
 
 class Publication:
@@ -96,6 +115,7 @@ class Publication:
         self._jumps = 0
         self._refused: Counter[str] = Counter()
         self._shapes = ShapeWatch()
+        self._flood = Flood()
         self._pace = TokenBucket(PIXELS_PER_S, 2 * PIXELS_PER_S)
         self._layers = LayerFilter()
         self._undecoded = 0
@@ -173,6 +193,9 @@ class Publication:
         if late or self.session.check():
             self.stop("timeout")
         self._peer.gathering.buffers.note()
+        refused = self._peer.gathering.gate.dropped["too_fast"] + self._peer.dropped["unknown_ssrc"]
+        if self._flood.lasts(refused):
+            self.stop("bad_media")
         if self._collector.due(now_s):
             self._due.set()
 

@@ -5,8 +5,8 @@
 
 The conditions alternate in one run: `alone`; `elsewhere`, the same attackers throwing the same
 packets at sockets that nobody reads, which shows what their own CPU costs on a small machine; and
-`attack`. Attackers are processes of their own at a low priority, since real ones use the CPU of
-another machine:
+`attack`. Attackers are processes of their own, pinned to the last core at a low priority, and the
+rest of the run to the other cores, since real attackers use the CPU of another machine:
 
   senders   a connected peer sends each packet from a new SSRC, 1000 a second
   flood     a connected peer sends 20 000 small RTP packets a second
@@ -48,6 +48,7 @@ SETTLE_S = 1.0
 """At the start of each phase, not counted."""
 TICK_S = 0.005
 NICE = 10
+CORES = range(os.cpu_count() or 1)
 PORTS = Settings().udp_ports
 HEADERS = {"Content-Type": "application/sdp"}
 DOOR_STREAMS = 40
@@ -129,6 +130,7 @@ class Hostile:
 async def attack(kind, server):
     """Do harm as told, until standard input ends; its first line is a token."""
     os.nice(NICE)
+    os.sched_setaffinity(0, {CORES[-1]})
     HEADERS["Authorization"] = f"Bearer {sys.stdin.readline().strip()}"
     orders = Orders()
     telling = asyncio.create_task(orders.follow())
@@ -242,6 +244,7 @@ _HARM = {"senders": senders, "flood": flood, "garbage": garbage, "door": door}
 
 async def measure(call: Path, rounds: int, seconds: float) -> None:
     """Alternate the conditions and print what the good stream's client saw in each."""
+    os.sched_setaffinity(0, CORES[:-1] or CORES)
     with tempfile.TemporaryDirectory() as folder:
         issuer = Issuer(Path(folder))
         server = await asyncio.to_thread(launch, Path(folder), f"--token-keys={issuer.jwks}")

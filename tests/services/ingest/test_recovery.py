@@ -13,6 +13,7 @@ import pytest
 from aiortc import RTCSessionDescription
 
 from services.ingest.peer import Peer
+from services.ingest.publication import FLOOD_PACKETS, FLOOD_S, Flood
 from services.ingest.sdp import parse
 from tests.chaos.holes import media, pairs
 from tests.chaos.holes.attacks import published, stream
@@ -135,6 +136,31 @@ async def test_large_pictures_faster_than_any_camera_are_not_decoded():
         await stream(pair, [key, *[later] * 300])
         lost = publication.statistics().lost
         assert lost["too_many_pixels"] > 0
+
+
+async def test_a_publisher_that_floods_for_five_seconds_is_ended(monkeypatch):
+    monkeypatch.setattr("services.ingest.whip.CHECK_S", 1000)  # seconds pass here as told below
+    clock = ManualClock()
+    async with serving(clock=clock, rtp_packets_per_s=100) as server:
+        async with published(server, "video", "VP8") as (pair, publication):
+            for second in range(FLOOD_S):
+                assert publication.reason is None
+                for number in range(FLOOD_PACKETS + 150):
+                    await pair.send(second * 1000 + number, 0, b"\x10\x11flood")
+                await pair.drained()
+                clock.now_s += 1
+                publication.check()
+            async with asyncio.timeout(30):
+                await publication.finished.wait()
+        assert server.sink().ended == "bad_media"
+
+
+def test_a_flood_that_ends_in_time_is_forgiven():
+    flood, refused = Flood(), 0
+    for grown in [FLOOD_PACKETS] * (FLOOD_S - 1) + [FLOOD_PACKETS - 1] + [FLOOD_PACKETS] * 4:
+        refused += grown
+        assert not flood.lasts(refused)
+    assert flood.lasts(refused + FLOOD_PACKETS)
 
 
 async def test_small_pictures_may_come_faster():
