@@ -169,7 +169,7 @@ async def running(
     ):
         process = Process(settings, scorer.loaded, scoring, meter, gateway, whip, decoding, ending)
         meter.on_measure(lambda load: admission.note(load, meter.rung, clock.monotonic_s()))
-        http = _http(doors.http, process, audit, desk, known_as, tls)
+        http = _http(doors.http, process, audit, desk, known_as=known_as, tls=tls)
         async with http, Watch(ending, process.vital()):
             yield Ready(
                 http=known_as.http,
@@ -194,6 +194,7 @@ async def _http(
     process: Process,
     audit: AuditLog,
     desk: Desk | None,
+    *,
     known_as: Addresses,
     tls: ssl.SSLContext | None,
 ) -> AsyncIterator[None]:
