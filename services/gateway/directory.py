@@ -65,6 +65,15 @@ class Directory:
         told, self._lost = self._lost, {session.session_id for session in late}
         return [session for session in late if session.session_id not in told]
 
+    def returned(self, now_ms: int) -> list[Session]:
+        """Return sessions whose owner was gone and vouches for them again."""
+        known = (self._sessions.get(session_id) for session_id in self._lost)
+        return [
+            session
+            for session in known
+            if session is not None and session.state == "live" and session.lease_ms >= now_ms
+        ]
+
     def is_lost(self, session_id: str) -> bool:
         """Tell whether a live session's owner is gone."""
         return session_id in self._lost

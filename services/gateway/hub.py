@@ -331,11 +331,22 @@ class Hub:
         if self.directory.put(session) and welcome:
             for old in self.directory.replaced_by(session):
                 self._superseded(old)
-            if self._newcomers.full():
-                _log.warning("too many sessions start at once; the ticker will find this one")
-                self.directory.forget([session.session_id])
-            else:
-                self._newcomers.put_nowait(session)
+            self._introduce(session)
+
+    def _introduce(self, session: Session) -> None:
+        """Let readers join who follow everything and do not know the session."""
+        if self._newcomers.full():
+            _log.warning("too many sessions start at once; the ticker will find this one")
+            self.directory.forget([session.session_id])
+        else:
+            self._newcomers.put_nowait(session)
+
+    def _judge_leases(self, now_ms: int) -> None:
+        """Tell readers of owners that are gone, and introduce sessions of those that are back."""
+        for session in self.directory.returned(now_ms):
+            self._introduce(session)  # who came meanwhile has not been offered it
+        for session in self.directory.overdue(now_ms):
+            self._owner_lost(session)
 
     def _superseded(self, old: Session) -> None:
         feed = self._feeds.get(old.session_id)
@@ -379,8 +390,7 @@ class Hub:
                 if entry is not None:
                     self._put(entry)
         if now_ms >= self._grace_ms:
-            for session in self.directory.overdue(now_ms):
-                self._owner_lost(session)
+            self._judge_leases(now_ms)
         for session_id in self.directory.prune(now_ms):
             self._forget(session_id)
         for feed in list(self._feeds.values()):

@@ -440,7 +440,8 @@ class Delivery(RuleBasedStateMachine):
         for _ in range(3):
             self.loop.pass_time(CALM_S / 3)
             self._read_all()
-        for owner in self.alive():
+        self.survivors = self.alive()
+        for owner in self.survivors:
             owner.end()
         for _ in range(3):
             self.loop.pass_time(CALM_S / 3)
@@ -461,6 +462,9 @@ class Delivery(RuleBasedStateMachine):
                 owner = next(owner for owner in self.owners if owner.session_id == session)
                 if owner.written and owner not in replaced:
                     self._judge(app, session, lines, whole=True)
+            for owner in self.survivors:
+                if owner.tenant == app.tenant and owner.written and owner not in replaced:
+                    assert owner.session_id in app.lines, "a live session was never joined"
 
     def _close(self):
         for owner in self.owners:

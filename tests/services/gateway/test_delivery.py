@@ -241,6 +241,24 @@ async def test_owner_lost_is_told_and_is_not_fatal(bench):
         assert (await reader.next())["seq"] == 1, "an owner that comes back is heard, told once"
 
 
+async def test_who_came_while_the_owner_was_gone_follows_when_it_is_back(bench):
+    async with bench.reader() as before, bench.reader() as meanwhile:
+        await bench.announce(lease_ms=1)
+        await bench.publish(started(), key=KEY)
+        assert (await before.ask(type="subscribe", id="1"))["sessions"] == ["ses_1"]
+        async with asyncio.timeout(30):
+            while bench.clock.wall_ms() < (await bench.bus.lookup("ses_1")).lease_ms + 2:
+                await asyncio.sleep(0.001)
+        await bench.gateway.hub.tick(tails=False)
+        assert (await meanwhile.ask(type="subscribe", id="1"))["sessions"] == []
+        await bench.announce()
+        await bench.gateway.hub.tick(tails=False)
+        await bench.publish(scored(1), key=KEY)
+        assert places(await meanwhile.take(2)) == [0, 1]
+        assert (await before.next())["code"] == "stream_lost"
+        assert places(await before.take(1)) == [1], "who knew it reads on"
+
+
 async def test_a_session_whose_announcement_was_lost_is_found_by_its_lease(bench):
     async with bench.reader() as reader:
         await reader.ask(type="subscribe", id="1")
