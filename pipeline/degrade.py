@@ -25,10 +25,10 @@ class Rung(IntEnum):
     FULL = 0
     HOP_1S = 1
     """Every second window is scored."""
-    VIDEO_HALF = 2
+    VIDEO_HALVED = 2
     """… of its pictures every second one. Windows overlap and a picture is measured once, so
     leaving out every second *window's* pictures would save nothing."""
-    AUDIO_ONLY = 3
+    VIDEO_DROPPED = 3
     """… or none, where there is sound."""
     REFUSE = 4
     """… and no new stream is accepted."""
@@ -60,11 +60,11 @@ def treat(window: Window, rung: Rung) -> Treated | None:
     if rung == Rung.FULL:
         return Treated(window)
     if rung == Rung.HOP_1S or window.frames is None:
-        return Treated(window, ("hop_1s",))
-    if rung >= Rung.AUDIO_ONLY and window.audio is not None:
-        return Treated(replace(window, frames=()), ("hop_1s", "audio_only"))
+        return Treated(window, ("hop_doubled",))
+    if rung >= Rung.VIDEO_DROPPED and window.audio is not None:
+        return Treated(replace(window, frames=()), ("hop_doubled", "video_dropped"))
     kept = tuple(frame for frame in window.frames if frame.at // FRAME_CELL_TICKS % 2 == 0)
-    return Treated(replace(window, frames=kept), ("hop_1s", "video_half"))
+    return Treated(replace(window, frames=kept), ("hop_doubled", "video_halved"))
 
 
 class Ladder:

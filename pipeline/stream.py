@@ -311,7 +311,7 @@ class Stream:
     ) -> list[events.Event]:
         self.scored += 1
         evidence = judged.evidence
-        if "audio_only" in entry.degraded:
+        if "video_dropped" in entry.degraded:
             evidence = msgspec.structs.replace(evidence, video=NOT_LOOKED_AT)
         self._used["audio"] += judged.evidence.audio.used
         self._used["video"] += judged.evidence.video.used

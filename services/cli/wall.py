@@ -113,7 +113,11 @@ def advance(row: Row, event: AnyEvent) -> Row:
             top=event.top or "not sure",
             at_ms=event.window.end_ms,
             used=used(event.evidence),
-            note=BUSY if "hop_1s" in event.degraded else event.reason.text if event.reason else "",
+            note=BUSY
+            if "hop_doubled" in event.degraded
+            else event.reason.text
+            if event.reason
+            else "",
         )
     if isinstance(event, WindowSkipped) and event.reason == "overload":
         return replace(row, state=event.state, at_ms=event.window.end_ms, note=BUSY)

@@ -40,7 +40,7 @@ export function Reading({ session, link, source, now, rule }) {
   const { last } = session;
   const nothing = last?.type === "window.skipped" && last.reason === "no_evidence";
   const event = nothing ? null : session.scored;
-  const busy = session.scored?.degraded?.includes("hop_1s") && (last?.type === "window.scored" || last?.reason === "overload");
+  const busy = session.scored?.degraded?.includes("hop_doubled") && (last?.type === "window.scored" || last?.reason === "overload");
   const why = nothing ? "The bars come back with a voice or a face." : busy ? "The server is busy: readings come less often." : last?.type === "window.skipped" ? `Not scored: ${said(SKIPPED, last.reason)}.` : last?.reason?.text;
   const old = ["stale", "disconnected", "ended"].includes(state) || (last?.type === "window.skipped" && !busy);
   return html`<section class=${old ? "card reading old" : "card reading"} aria-label="What is expressed">

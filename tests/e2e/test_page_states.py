@@ -134,7 +134,7 @@ def test_a_busy_server_fades_the_last_numbers_and_keeps_the_state(
 
 def test_readings_that_come_less_often_do_not_flicker(page: Page, script: Script) -> None:
     story = Story()
-    started, less = story.started(), {**story.scored(), "degraded": ["hop_1s"]}
+    started, less = story.started(), {**story.scored(), "degraded": ["hop_doubled"]}
     script.send(started, less, story.skipped("overload", "calm"))
     expect(page.locator(".why")).to_contain_text("readings come less often", timeout=WAIT_MS)
     expect(page.locator(".reading.old")).to_have_count(0)

@@ -36,8 +36,8 @@ def test_at_full_service_windows_are_left_alone():
     [
         (Rung.FULL, 1),
         (Rung.HOP_1S, 2),
-        (Rung.VIDEO_HALF, 2),
-        (Rung.AUDIO_ONLY, 2),
+        (Rung.VIDEO_HALVED, 2),
+        (Rung.VIDEO_DROPPED, 2),
         (Rung.REFUSE, 2),
         (Rung.DROP, 4),
     ],
@@ -49,14 +49,14 @@ def test_how_many_windows_are_scored(rung, every):
 @pytest.mark.parametrize(
     ("rung", "given", "frames", "flags"),
     [
-        (Rung.HOP_1S, {}, 8, ("hop_1s",)),
-        (Rung.VIDEO_HALF, {}, 4, ("hop_1s", "video_half")),
-        (Rung.AUDIO_ONLY, {}, 0, ("hop_1s", "audio_only")),
-        (Rung.REFUSE, {}, 0, ("hop_1s", "audio_only")),
-        (Rung.DROP, {}, 0, ("hop_1s", "audio_only")),
-        (Rung.DROP, {"audio": False}, 4, ("hop_1s", "video_half")),
-        (Rung.VIDEO_HALF, {"video": False}, None, ("hop_1s",)),
-        (Rung.AUDIO_ONLY, {"video": False}, None, ("hop_1s",)),
+        (Rung.HOP_1S, {}, 8, ("hop_doubled",)),
+        (Rung.VIDEO_HALVED, {}, 4, ("hop_doubled", "video_halved")),
+        (Rung.VIDEO_DROPPED, {}, 0, ("hop_doubled", "video_dropped")),
+        (Rung.REFUSE, {}, 0, ("hop_doubled", "video_dropped")),
+        (Rung.DROP, {}, 0, ("hop_doubled", "video_dropped")),
+        (Rung.DROP, {"audio": False}, 4, ("hop_doubled", "video_halved")),
+        (Rung.VIDEO_HALVED, {"video": False}, None, ("hop_doubled",)),
+        (Rung.VIDEO_DROPPED, {"video": False}, None, ("hop_doubled",)),
     ],
 )
 def test_what_is_left_of_a_window_and_what_it_says(rung, given, frames, flags):
@@ -71,7 +71,7 @@ def test_what_is_left_of_a_window_and_what_it_says(rung, given, frames, flags):
 
 def test_overlapping_windows_keep_the_same_pictures():
     """… or each picture would be measured for one of them anyhow."""
-    first, second = (treat(window(index), Rung.VIDEO_HALF) for index in (0, 2))
+    first, second = (treat(window(index), Rung.VIDEO_HALVED) for index in (0, 2))
     assert first is not None
     assert second is not None
     common = {frame.at for frame in first.window.frames or () if frame.at >= 2 * SLOT_TICKS}

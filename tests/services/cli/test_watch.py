@@ -132,7 +132,7 @@ def test_the_wall_never_shows_a_number_without_evidence() -> None:
 
 def test_a_busy_server_says_so_and_keeps_the_last_number() -> None:
     left_out = structs.replace(skipped(2), reason="overload", state="calm")
-    for last in (left_out, structs.replace(scored(3), degraded=["hop_1s"])):
+    for last in (left_out, structs.replace(scored(3), degraded=["hop_doubled"])):
         text = drawn(140, Link("live"), started(), scored(1), left_out, last)
         assert "the server is busy" in text
         assert "±" in text

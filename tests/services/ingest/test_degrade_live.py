@@ -122,10 +122,10 @@ async def test_a_scorer_that_is_too_slow_costs_detail_and_no_window(monkeypatch)
     assert max(rungs) == Rung.DROP
     scored = [event for sink in bench.sinks for event in sink.of(WindowScored)]
     flags = {tuple(event.degraded) for event in scored}
-    assert {(), ("hop_1s",), ("hop_1s", "audio_only")} <= flags
+    assert {(), ("hop_doubled",), ("hop_doubled", "video_dropped")} <= flags
     for event in scored:
         assert not event.degraded or event.window.index % 2 == 0
-        blind = "audio_only" in event.degraded
+        blind = "video_dropped" in event.degraded
         assert (event.evidence.video.reason == "overload") is blind
     assert any(
         event.reason == "overload" for sink in bench.sinks for event in sink.of(WindowSkipped)
