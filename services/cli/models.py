@@ -5,9 +5,13 @@ from typing import Annotated
 
 import typer
 
+from services.cli import pull
 from services.cli.exits import Exit, complain, guarded
 
-app = typer.Typer(no_args_is_help=True, help="List and verify model files.", rich_markup_mode=None)
+app = typer.Typer(
+    no_args_is_help=True, help="List, verify and pull model files.", rich_markup_mode=None
+)
+app.command()(pull.pull)
 
 
 @app.command("list")
@@ -36,6 +40,29 @@ def list_models(
         table.add_row(name, entry.version, size, entry.kind, entry.licence, f"{entry.sha256[:12]}…")
     Console(highlight=False).print(table)
     print("Sources and figures: the model cards in pipeline/models/.")
+
+
+@app.command("public")
+def list_public(
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List public weights that 'models pull' knows by name, with licence and purpose."""
+    import msgspec
+    from rich.console import Console
+    from rich.table import Table
+
+    from services.pull.public import PUBLIC
+
+    if json:
+        print(msgspec.json.encode(dict(PUBLIC)).decode())
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("name", "repository", "licence", "purpose"):
+        table.add_column(heading, overflow="fold")
+    for each in PUBLIC.values():
+        table.add_row(each.name, each.repository, each.licence, each.purpose)
+    Console(highlight=False).print(table)
+    print("No digest of these is known here: bring them (--sha256sums), or use --trust-first.")
 
 
 @app.command()

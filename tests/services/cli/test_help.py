@@ -27,6 +27,7 @@ VERBS = (
     "audit",
 )
 GROUPS = (["token"], ["models"], ["policy"], ["audit"])
+LISTS = (["models", "list"], ["models", "public"])
 COMMANDS = [
     [],
     *([verb] for verb in VERBS),
@@ -35,7 +36,9 @@ COMMANDS = [
     ["token", "show"],
     ["token", "revoke"],
     ["models", "list"],
+    ["models", "public"],
     ["models", "verify"],
+    ["models", "pull"],
     ["policy", "show"],
     ["policy", "check"],
     ["audit", "verify"],
@@ -60,7 +63,7 @@ def test_help(command: list[str]) -> None:
     assert not re.search(r"list\[|<(str|int|path|float)", "\n".join(options))
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in (*GROUPS, ["models", "list"])])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in (*GROUPS, *LISTS)])
 def test_help_tells_the_exit_codes(command: list[str]) -> None:
     assert "Exit codes: 0 " in said(*command, "--help")
 
