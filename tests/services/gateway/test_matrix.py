@@ -272,6 +272,9 @@ async def house(folder, monkeypatch):
             made = House(ready, apps[0], issuer, offer)
             caller.url = f"{ready.http}/whip/cam"
             await caller.publish(http, auth=made.bearer("publisher"))
+            async with asyncio.timeout(60):
+                while caller.peer.connectionState != "connected":
+                    await asyncio.sleep(0.02)
             soon = issuer.clock.wall_ms() + 3_600_000
             made.known |= {
                 "resource": caller.location.removeprefix(ready.http),
