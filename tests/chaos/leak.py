@@ -94,7 +94,11 @@ async def readers(cycles: int) -> Leak:
 
 async def publishers(cycles: int) -> Leak:
     """Publish until the link stands, now and then for a first window, and leave in every way."""
-    async with serving(udp_ports=(43200, 43299)) as server, aiohttp.ClientSession() as http:
+    connector = aiohttp.TCPConnector(force_close=True)  # a kept connection is no leak
+    async with (
+        serving(udp_ports=(43200, 43299)) as server,
+        aiohttp.ClientSession(connector=connector) as http,
+    ):
 
         async def cycle(number: int) -> None:
             publisher = Publisher(server.endpoint(f"cam-{number}"), Tone(), Card(160, 90))

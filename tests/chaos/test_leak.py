@@ -14,7 +14,7 @@ async def test_readers_that_come_and_go_leave_nothing():
 
 
 async def test_publishers_that_come_and_go_leave_nothing():
-    found = await leak.publishers(10)
+    found = await leak.publishers(6)
     assert found.back, found
 
 
