@@ -219,7 +219,7 @@ def _sources(
 ) -> dict[str, Source]:
     """Return what ``/metrics`` counts beside the gateway, the bus and the queues."""
     return {
-        **({"explain": desk.tier.statistics} if desk is not None else {}),
+        **({"explain": desk.statistics} if desk is not None else {}),
         "ingest": lambda: _of_ingest(process.whip),
         "scorer": lambda: _of_scorer(process.scoring),
         "audit": audit.statistics,

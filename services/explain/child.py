@@ -61,6 +61,7 @@ def main() -> int:
     hardening.harden()
     out = sys.stdout.buffer
     options = msgspec.json.decode(sys.argv[2].encode(), type=Options)
+    inbox = _Inbox(sys.stdin.buffer)  # before the model: a parent that dies now is noticed too
     try:
         explainer = _opened(Path(sys.argv[1]), options)
     except DemeanorError as error:
@@ -68,7 +69,6 @@ def main() -> int:
         return 1
     made = explainer.engine.manifest
     _say(out, wire.Hello(explainer.identity, made.precision, options.device))
-    inbox = _Inbox(sys.stdin.buffer)
     while True:
         _say(out, _answer(explainer, inbox.next(), inbox))
 
@@ -131,4 +131,4 @@ def _say(out: BinaryIO, message: wire.FromChild) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    os._exit(main())  # its inbox still reads, which Python would wait for

@@ -50,6 +50,7 @@ class Desk:
         self._orders = orders
         self._frames = manifest.read(settings.explain).frames
         self._watched: dict[str, _Watched] = {}
+        self._recorded = 0
         self.tier = Tier(
             settings.explain,
             Options(device=settings.device, threads=settings.explain_threads),
@@ -59,7 +60,7 @@ class Desk:
         )
 
     def observe(self, facts: Facts) -> "_Watched":
-        """Return the observer of a session that begins."""
+        """Return the observer of a session that begins and is judged, or may be by consent."""
         recorder = Recorder(
             facts.session_id,
             facts.tracks,
@@ -69,7 +70,16 @@ class Desk:
         )
         watched = _Watched(facts.session_id, recorder, self._forget)
         self._watched[facts.session_id] = watched
+        self._recorded += 1
         return watched
+
+    def statistics(self) -> dict[str, float]:
+        """Return gauges and counters for ``/metrics``."""
+        return {
+            **self.tier.statistics(),
+            "recorders": len(self._watched),
+            "recorded_sessions_total": self._recorded,
+        }
 
     def obey(self) -> None:
         """Look for requests among the standing orders."""

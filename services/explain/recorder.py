@@ -19,8 +19,8 @@ from services.explain.wire import Picture
 
 STRETCH_S: Final = 8
 """How far back the model looks, pictures and sound alike."""
-FRAMES: Final = 8 * STRETCH_S
-"""More than are ever sampled in a stretch."""
+CHUNKS: Final = 1024
+"""Pieces of sound that are kept at most; live ones are 20 ms and longer."""
 _STRETCH: Final = STRETCH_S * TICKS_PER_S
 
 Submit = Callable[[Question], bool]
@@ -38,8 +38,10 @@ class Recorder:
         self._submit = submit
         self._every = every_s * TICKS_PER_S
         self._wanted_frames = frames
-        self._pictures: deque[VideoFrame] = deque(maxlen=FRAMES)
-        self._sound: deque[AudioChunk] = deque()
+        # Two for each that is looked at: as good a choice as all, in a fraction of the room.
+        self._spacing = _STRETCH // (2 * frames)
+        self._pictures: deque[VideoFrame] = deque(maxlen=2 * frames + 1)
+        self._sound: deque[AudioChunk] = deque(maxlen=CHUNKS)
         self._newest = 0
         self._asked_at = 0
         self._seq = -1
@@ -47,11 +49,12 @@ class Recorder:
     def media(self, item: AudioChunk | VideoFrame) -> None:
         """Keep one piece of media and drop what is older than the stretch."""
         if isinstance(item, VideoFrame):
-            self._pictures.append(item)
             self._newest = max(self._newest, item.at)
+            if not self._pictures or item.at - self._pictures[-1].at >= self._spacing:
+                self._pictures.append(item)
         else:
-            self._sound.append(item)
             self._newest = max(self._newest, item.start + len(item.samples))
+            self._sound.append(item)
         oldest = self._newest - _STRETCH
         while self._pictures and self._pictures[0].at < oldest:
             self._pictures.popleft()

@@ -7,7 +7,7 @@ when it cannot keep up questions are replaced or refused, and counted.
 import asyncio
 import contextlib
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,9 @@ ANSWER_S: Final = 300.0
 MINUTE_S: Final = 60.0
 
 Trigger = Literal["alert", "request", "interval"]
+RANK: Final[dict[Trigger, int]] = {"interval": 0, "request": 1, "alert": 2}
+"""What goes before what."""
+_BROKEN: Final = (EOFError, TimeoutError, OSError, msgspec.MsgspecError)
 _log = structlog.get_logger(__name__)
 
 
@@ -54,7 +57,9 @@ class Limits:
     """How much may be asked."""
 
     per_min: int
-    """Questions a minute that are no alert's; alerts are bounded by the queue alone."""
+    """Questions a minute that are no alert's. Requests use it up and are never refused by it (the
+    gateway holds each tenant to it), so the clock's questions give way to them; alerts are bounded
+    by the queue alone."""
     queue: int = QUEUE
 
 
@@ -88,7 +93,7 @@ class Tier:
         self._waiting: dict[str, Question] = {}
         self._in_hand: Question | None = None
         self._number = 0
-        self._spent: list[float] = []
+        self._spent: deque[float] = deque(maxlen=max(1, limits.per_min))
         self._news = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
@@ -136,18 +141,14 @@ class Tier:
     def submit(self, question: Question) -> bool:
         """Take a question, or refuse it and count why. Never blocks.
 
-        A newer question of a session replaces the one that waits, and calls off the one in hand
-        unless that is an alert's.
+        A newer question of a session replaces the one that waits unless that is more urgent, and
+        calls off the one in hand if that is less urgent. So a model that is slower than the clock's
+        questions still answers some of them.
         """
-        if question.trigger != "alert" and not self._afford(question.asked_s):
-            self._dropped["over_budget"] += 1
-            return False
         replaced = self._waiting.get(question.session_id)
-        if replaced is not None and replaced.trigger == "alert" != question.trigger:
-            self._dropped["alert_waits"] += 1
-            return False
-        if replaced is None and len(self._waiting) >= self._limits.queue:
-            self._dropped["full"] += 1
+        why_not = self._why_not(question, replaced)
+        if why_not is not None:
+            self._dropped[why_not] += 1
             return False
         if replaced is not None:
             self._dropped["superseded"] += 1
@@ -171,41 +172,58 @@ class Tier:
             "waiting": len(self._waiting),
             **{
                 f"{name}_total": self.counts[name]
-                for name in ("asked", "answered", "failed", "called_off", "restarts")
+                for name in ("asked", "answered", "failed", "called_off", "lost", "restarts")
             },
         }
 
-    def _afford(self, now_s: float) -> bool:
-        self._spent = [at for at in self._spent if now_s - at < MINUTE_S]
-        if len(self._spent) >= self._limits.per_min:
+    def _why_not(self, question: Question, replaced: Question | None) -> str | None:
+        if replaced is not None and RANK[replaced.trigger] > RANK[question.trigger]:
+            return "more_urgent_waits"
+        if replaced is None and len(self._waiting) >= self._limits.queue:
+            return "full"
+        if question.trigger != "alert" and not self._afford(question):
+            return "over_budget"
+        return None
+
+    def _afford(self, question: Question) -> bool:
+        while self._spent and question.asked_s - self._spent[0] >= MINUTE_S:
+            self._spent.popleft()
+        if question.trigger == "interval" and len(self._spent) >= self._limits.per_min:
             return False
-        self._spent.append(now_s)
+        self._spent.append(question.asked_s)
         return True
 
     def _call_off(self, newer: Question) -> None:
         in_hand = self._in_hand
         if in_hand is None or in_hand.session_id != newer.session_id:
             return
-        if in_hand.trigger != "alert":
+        if RANK[newer.trigger] > RANK[in_hand.trigger]:
             self._write(wire.Cancel(self._number))
 
     async def _run(self) -> None:
-        backoff = Backoff(first_s=0.5, cap_s=30.0)
         while True:
             try:
                 await self._serve()
-            except (EOFError, TimeoutError, OSError, msgspec.MsgspecError) as error:
+            except _BROKEN as error:
                 _log.warning("the explain process ended", kind=type(error).__name__)
-            self._in_hand = None
+            if self._in_hand is not None:
+                self._in_hand = None
+                self.counts["lost"] += 1
+            await self._restart()
+            self.counts["restarts"] += 1
+
+    async def _restart(self) -> None:
+        """Start the process again, as often as it takes; questions wait meanwhile."""
+        backoff = Backoff(first_s=0.5, cap_s=30.0)
+        while True:
             await self._end()
             await asyncio.sleep(backoff.next_s())
             try:
                 await self._start()
-            except (ModelRefused, EOFError, TimeoutError, OSError) as error:
+            except (ModelRefused, *_BROKEN) as error:
                 _log.warning("the explain process does not start", kind=type(error).__name__)
             else:
-                backoff.reset()
-                self.counts["restarts"] += 1
+                return
 
     async def _serve(self) -> None:
         while True:

@@ -16,6 +16,7 @@ from services.gateway import (
     asyncapi,
     docs,
     entrance,
+    explaining,
     health,
     openapi,
     pages,
@@ -54,6 +55,7 @@ def routes(
     entrance.install(app, gateway)
     tokens.routes(app, gateway)
     policing.routes(app, gateway)
+    explaining.routes(app, gateway)
     door = _Door(gateway, {} if sources is None else sources)
     health.routes(app, gateway, vitals or health.Vitals(), Entrance(gateway).principal)
     get = app.router.add_get
@@ -220,7 +222,14 @@ class _Door:
         self._entrance.check_host(request)
         token = DEV_TOKEN if self._gateway.guard.loopback_only else None
         url = f"{self._events_origin(request)}{protocol.PATH}"
-        return _json({"events_url": url, "token": token, "version": self._gateway.version})
+        return _json(
+            {
+                "events_url": url,
+                "token": token,
+                "version": self._gateway.version,
+                "explain": explaining.is_on(self._gateway.settings),
+            }
+        )
 
     async def version(self, request: web.Request) -> web.Response:
         """Which server this is."""

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from services.gateway.erasure import Erased
+from services.gateway.explaining import Asked
 from services.gateway.policing import Consented, ConsentRequest, Switch, SwitchRequest
 from services.gateway.tokens import Revocation, Ticket, TicketRequest
 from services.gateway.views import LARGEST_LIMIT, SORTS, Page, SessionView, StateView, Timeline
@@ -20,8 +21,9 @@ _SCHEMES = {
         "bearerFormat": "JWT",
         "description": (
             "Scopes: read:SESSION or read:* to read, ingest:STREAM to publish and to erase one's "
-            "own session, admin for the rest; all of the token's own tenant. 401: no valid token; "
-            "403: not within its scopes; 404: unknown and foreign alike; 429: Retry-After."
+            "own session, explain to have what one reads explained, admin for the rest; all of the "
+            "token's own tenant. 401: no valid token; 403: not within its scopes; 404: unknown and "
+            "foreign alike; 429: Retry-After."
         ),
     },
     "ticket": {
@@ -44,6 +46,7 @@ def document(version: str) -> dict[str, Any]:
             Ticket,
             TicketRequest,
             Revocation,
+            Asked,
             Consented,
             ConsentRequest,
             Erased,
@@ -73,6 +76,8 @@ def _sessions() -> dict[str, Any]:
     form = _query("format", "string", enum=["json"])
     one = "/v1/sessions/{session_id}"
     erase = _json("End the session and erase its data", "Erased", [_query("participant", "string")])
+    explain = _json("Have the explain model look at this moment", "Asked")
+    explain["responses"] = {"202": explain["responses"].pop("200"), **explain["responses"]}
     erase["responses"]["204"] = {"description": "Erased; nobody asked what"}
     return {
         "/v1/sessions": {"get": _json("Sessions as they stand", "Page", [sort, state, *paging])},
@@ -85,6 +90,7 @@ def _sessions() -> dict[str, Any]:
             "parameters": [_session_id()],
             "get": _json("One plain sentence and its numbers", "StateView"),
         },
+        f"{one}/explain": {"parameters": [_session_id()], "post": explain},
         f"{one}/timeline": {
             "parameters": [_session_id()],
             "get": _json("Windows that are still held", "Timeline", [*span, form]),

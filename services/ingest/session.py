@@ -299,8 +299,8 @@ class Session:
         return self._stream.measured
 
     def _accept(self, item: Item) -> None:
-        if self._observer is not None and isinstance(item, AudioChunk | VideoFrame):
-            self._observer.media(item)
+        if isinstance(item, AudioChunk | VideoFrame):
+            self._show(item)
         match item:
             case AudioChunk():
                 self._windower.feed(item)
@@ -313,6 +313,11 @@ class Session:
                 self._note(item.kind, item.tick)
             case Ended():
                 self._windower.ended(item.kind)
+
+    def _show(self, item: AudioChunk | VideoFrame) -> None:
+        """Let the observer look on, but at nothing that must not be judged."""
+        if self._observer is not None and self.gate.skips is None:
+            self._observer.media(item)
 
     def _note(self, kind: Kind, tick: int) -> None:
         self._books.newest[kind] = max(self._books.newest.get(kind, 0), tick)

@@ -418,7 +418,7 @@ class Whip:
             gate=Gate(decision),
             settings=self._stream_settings,
             rung=self._rung,
-            observer=self._observe(facts) if decision.scored else None,
+            observer=self._observe(facts) if decision.scored or decision.asks else None,
         )
 
     def _tell_audit(self, request: Request, session_id: str, decision: Decision) -> None:

@@ -27,6 +27,7 @@ REGISTERED = {
     ("services/audit/log.py", "AuditLog", "Queue"): "audit_out",
     ("services/bus/channels.py", "Channels", "deque"): "bus_feed",
     ("services/bus/memory.py", "Feed", "deque"): "bus_feed",
+    ("services/explain/child.py", "_Inbox", "Queue"): "explain",
     ("services/gateway/feed.py", "Feed", "deque"): "gw_cache",
     ("services/gateway/hub.py", "Hub", "Queue"): "gw_newcomers",
     ("services/gateway/outbox.py", "Outbox", "deque"): "gw_out",
@@ -50,6 +51,8 @@ NO_QUEUE = {
     ("pipeline/tracking.py", "_Track", "deque"),
     ("services/brake.py", "Brake", "deque"),
     ("services/cli/tally.py", "Tally", "deque"),
+    ("services/explain/recorder.py", "Recorder", "deque"),
+    ("services/explain/tier.py", "Tier", "deque"),
     ("services/load.py", "Sliding", "deque"),
     ("services/scorer/loop.py", "_Books", "deque"),
     # The log itself, trimmed as Redis trims it.

@@ -90,6 +90,11 @@ TABLE = {
         {"json": {"state": "granted", "notice_version": "{notice}"}},
         tokens(200, 403, 403, 404, 200),
     ),
+    ("POST", f"{ONE}/explain"): (
+        "/v1/sessions/{id}/explain",
+        {},
+        tokens(403, 403, 404, 404, 403),  # the scope explain, and the right to read
+    ),
     ("GET", "/v1/scoring"): ("/v1/scoring", {}, tokens(200, 200, 200, 200, 200)),
     ("PUT", "/v1/scoring"): (
         "/v1/scoring",
@@ -134,7 +139,6 @@ TABLE = {
 ABSENT = [
     ("POST", "/v1/alerts/alr_1/ack"),
     ("POST", "/v1/alerts/alr_1/feedback"),
-    ("POST", "/v1/sessions/{id}/explain"),
 ]
 """Addresses of later issues: nobody has them yet, whatever their scopes."""
 
