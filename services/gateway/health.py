@@ -16,6 +16,7 @@ from pipeline.errors import BusError
 from services.auth import Principal
 from services.gateway.access import ADMIN_ONLY
 from services.gateway.app import Gateway
+from services.policing import OPERATOR
 from services.problems import Problem
 
 PING_LIMIT_S = 0.5
@@ -98,8 +99,15 @@ class _Door:
 
     async def drain(self, request: web.Request) -> web.Response:
         """Take no new streams, let the running ones end, then end the process: 202."""
-        if not self._who(request).may("admin"):
+        principal = self._who(request)
+        if not principal.may("admin"):
             raise Problem(403, "forbidden", ADMIN_ONLY)
+        if principal.tenant != OPERATOR:
+            raise Problem(
+                403,
+                "forbidden",
+                f"only an administrator of the tenant '{OPERATOR}' may end a server of all tenants",
+            )
         if self._vitals.drain is None:
             raise Problem(404, "not_found", "this process cannot be drained from outside")
         return _json(self._vitals.drain(await _wish(request)), good=True, status=202)

@@ -22,6 +22,7 @@ from services.ingest.whip import STREAM_NAME, Accepted, Request, Whip
 from services.problems import Problem
 
 SDP: Final = "application/sdp"
+SESSION_PREFIX: Final = "ses_"
 FRAGMENT: Final = "application/trickle-ice-sdpfrag"
 EVENTS_REL: Final = "urn:demeanor:events"
 NOT_SCORED: Final = "Demeanor-Not-Scored"
@@ -198,6 +199,10 @@ def _stream(request: web.Request) -> str:
     if not STREAM_NAME.fullmatch(stream):
         raise Problem(
             400, "bad_stream_name", "a stream name has 1 to 64 characters out of A-Z a-z 0-9 _ -"
+        )
+    if stream.startswith(SESSION_PREFIX):  # a scope names a session or a stream: never both at once
+        raise Problem(
+            400, "bad_stream_name", f"a stream name must not begin with '{SESSION_PREFIX}'"
         )
     return stream
 

@@ -145,6 +145,7 @@ class Gathering:
         self._ports = ports
         self._addresses = addresses
         self._queue = ReceiveQueue(self.dropped)
+        self._closed = asyncio.Event()
 
     @property
     def refused(self) -> Counter[str]:
@@ -176,8 +177,21 @@ class Gathering:
             return candidates
 
         setattr(connection, "get_component_candidates", gather)  # noqa: B010 - one object, not all
-        setattr(connection, "query_consent", _consent_by_media)  # noqa: B010
+        setattr(connection, "query_consent", self._consent_by_media)  # noqa: B010
         connection._queue = self._queue  # noqa: SLF001
+
+    async def _consent_by_media(self) -> None:
+        """Stand in for aioice's consent checks (RFC 7675): arriving media is consent enough.
+
+        FFmpeg's muxer answers no checks once it sends, and would be cut off after 30 s. A publisher
+        that is gone sends nothing, and the session's own watch ends it as fast. It ends with
+        :meth:`close`, even when aioice begins it after that.
+        """
+        await self._closed.wait()
+
+    def close(self) -> None:
+        """Let go of what waits for the connection's end; to be called when it closes."""
+        self._closed.set()
 
     async def _bind(self, connection: Connection, component: int) -> list[StunProtocol]:
         protocols = []
@@ -212,15 +226,6 @@ class Gathering:
             type="host",
         )
         return protocol
-
-
-async def _consent_by_media() -> None:
-    """Stand in for aioice's consent checks (RFC 7675): arriving media is consent enough.
-
-    FFmpeg's muxer answers no checks once it sends, and would be cut off after 30 s. A publisher
-    that is gone sends nothing, and the session's own watch ends it as fast.
-    """
-    await asyncio.Event().wait()
 
 
 async def _reflexive(connection: Connection, protocols: list[StunProtocol]) -> list[Candidate]:

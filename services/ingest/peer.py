@@ -136,6 +136,7 @@ class Peer:
 
     async def close(self) -> bool:
         """Close within :data:`CLOSE_S`; False when the connection had to be abandoned."""
+        self.gathering.close()
         try:
             async with asyncio.timeout(CLOSE_S):
                 await self._connection.close()

@@ -46,8 +46,8 @@ CLOSE_PATIENCE_S = 5.0
 TIMES_KEPT = 512
 HANG_S = 2.0
 """A batch that takes longer than this, and :data:`HANG_WINDOW_S` a window, hangs. Far beyond what
-a batch costs (about 0.1 s a new window): eight windows took more than 3 s on two cores that ten other
-processes wanted, and that was no hang."""
+a batch costs (about 0.1 s a new window): eight windows took more than 3 s on two cores that ten
+other processes wanted, and that was no hang."""
 HANG_WINDOW_S = 0.5
 SICK_BATCHES = 3
 """Batches in a row without any outcome after which the scorer counts as broken."""

@@ -127,6 +127,9 @@ async def test_nobody_else_may_drain(house, door):
     status, told = await asked(door, "/v1/drain", "POST")
     assert (status, told["code"]) == (403, "forbidden")
     assert (await asked(door, "/v1/drain", "POST", data=b"x" * 2000))[0] == 403
+    house.who = Principal(tenant="acme", role="self")  # an administrator, of one tenant only
+    status, told = await asked(door, "/v1/drain", "POST")
+    assert (status, "all tenants" in told["detail"]) == (403, True)
     house.who = Principal(tenant="default", role="self")
     assert (await asked(door, "/v1/drain", "POST", data=b"x" * 2000))[0] == 413
     assert house.drains == []
