@@ -9,10 +9,11 @@ import typer
 from services.cli.exits import Exit, complain, guarded, interruptible
 
 if TYPE_CHECKING:
+    from services.cli.explained import Wanted
     from services.evaluate.run import Report
     from services.evaluate.samples import Found
 
-LAYOUTS = "ravdess, nemo, crema-d, emo-db, tess, savee, folders, csv"
+LAYOUTS = "ravdess, nemo, crema-d, emo-db, tess, savee, folders, csv; of --explain: dfew, mafw"
 
 
 def evaluate(
@@ -37,13 +38,37 @@ def evaluate(
     device: Annotated[
         Literal["cpu", "cuda"] | None, typer.Option("--device", help="Where models run. [cpu]")
     ] = None,
+    explain: Annotated[
+        Path | None,
+        typer.Option("--explain", metavar="FOLDER", help="Judge this exported explain model."),
+    ] = None,
+    labels: Annotated[
+        Literal["dfew", "mafw", "ravdess"] | None,
+        typer.Option("--labels", help="Of --explain: its label set. [that of the layout, or mafw]"),
+    ] = None,
+    words: Annotated[
+        bool, typer.Option("--words", help="Of --explain: let it write its answer too; slow.")
+    ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, metavar="N", help="Of --explain: the first N films only."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE.jsonl", help="Of --explain: answers; goes on there."),
+    ] = None,
 ) -> None:
     """Judge the models on labelled clips or faces.
 
     WAR is the share named right, UAR the mean recall of the labels, both over the labels that
     occur in the data. ECE, the calibration error, uses 15 bins of equal width.
 
-    Exit codes: 0 judged, 2 wrong use, 3 nothing could be judged, 78 model refused.
+    With --explain an exported R1-Omni is asked about films. DIR is then, by layout: ravdess, a
+    folder of its file names (01-01-06-…mp4); dfew, a folder with films and one CSV video_name,label
+    (1 happy, 2 sad, 3 neutral, 4 angry, 5 surprise, 6 disgust, 7 fear), or that CSV itself; mafw,
+    the same with a text file of lines '00001.mp4 anger' (save a workbook as such a file first).
+
+    Exit codes: 0 judged, 2 wrong use, 3 nothing could be judged, 78 model refused, 130 interrupted.
     """
     import msgspec
 
@@ -51,7 +76,18 @@ def evaluate(
     from services.evaluate.samples import find
     from services.settings import load
 
+    only = {"labels": labels, "words": words or None, "limit": limit, "out": out}
+    if explain is not None:
+        from services.cli.explained import Wanted
+
+        fits = {"modality": modality, "cropped": cropped or None, "model": model or None}
+        with guarded():
+            _refuse(fits, "with --explain")
+            _explained(Wanted(explain, place, layout, labels, words, limit, out, device), json=json)
+        return
     with guarded():
+        _refuse(only, "without --explain")
+        _refuse({"layout": layout if layout in ("dfew", "mafw") else None}, "without --explain")
         settings = load(None, device=device, model=tuple(model) if model else None)
         found = find(place, layout, modality, cropped=cropped)
         scorer = OrtScorer.open(settings.device, settings.model)
@@ -65,6 +101,22 @@ def evaluate(
     if report.metrics is None:
         complain(_nothing(place, layout, figures))
         raise SystemExit(Exit.NO_EVIDENCE)
+
+
+def _refuse(given: dict[str, Any], when: str) -> None:
+    """Refuse options that do not go together with ``--explain`` or the lack of it."""
+    from pipeline.errors import UsageError
+
+    wrong = [f"--{name}" for name, value in given.items() if value is not None]
+    if wrong:
+        raise UsageError(f"{', '.join(wrong)} means nothing {when}: leave it out or change that")
+
+
+def _explained(wanted: "Wanted", *, json: bool) -> None:
+    from services.cli import explained
+
+    interruptible()
+    explained.run(wanted, json=json)
 
 
 def _judged(scorer: Any, found: "Found", layout: str, *, cropped: bool) -> "Report":

@@ -28,7 +28,7 @@ IMAGE = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
 )
 _FITS: dict[Kind, frozenset[str]] = {"voice": SOUND | FILM, "face": IMAGE | FILM, "fused": FILM}
-_PATH_COLUMNS = ("path", "file", "filename", "clip", "image")
+_PATH_COLUMNS = ("path", "file", "filename", "clip", "image", "video_name")
 _LABEL_COLUMNS = ("label", "emotion", "expression", "class")
 
 
@@ -83,7 +83,7 @@ def _labelled(place: Path, layout: str, found: Found) -> Iterator[tuple[Path, st
     if layout == "csv":
         yield from _by_table(place, found)
         return
-    for path in sorted(_files(place)):
+    for path in sorted(files(place)):
         if path.suffix.lower() not in SOUND | FILM | IMAGE:
             continue
         name, label = _by_folder(path, place) if layout == "folders" else _by_name(path, layout)
@@ -94,7 +94,7 @@ def _labelled(place: Path, layout: str, found: Found) -> Iterator[tuple[Path, st
             yield path, label
 
 
-def _files(place: Path) -> Iterator[Path]:
+def files(place: Path) -> Iterator[Path]:
     """All files below ``place``; linked folders are followed, each real folder once."""
     seen: set[str] = set()
     for folder, below, names in os.walk(place, followlinks=True):
@@ -123,7 +123,7 @@ def _by_folder(path: Path, place: Path) -> tuple[str, str | None]:
 
 def _by_table(place: Path, found: Found) -> Iterator[tuple[Path, str]]:
     table = _table(place)
-    for name, word in _rows(table):
+    for name, word in rows(table):
         label = _meaning(word)
         path = _resolve(table.parent, name)
         if label is None:
@@ -145,7 +145,7 @@ def _table(place: Path) -> Path:
     return (named or tables)[0]
 
 
-def _rows(table: Path) -> Iterator[tuple[str, str]]:
+def rows(table: Path) -> Iterator[tuple[str, str]]:
     """Path and label of each row; the first line may name the columns."""
     try:
         text = table.read_text(encoding="utf-8-sig")
