@@ -62,12 +62,13 @@ class Recorder:
             self._sound.popleft()
 
     def said(self, events: Sequence[Event]) -> None:
-        """Look at what left; an alert is explained at once."""
+        """Look at what left; an alert is explained at once, and before the clock's turn."""
+        for event in events:
+            if isinstance(event, AlertRaised) and event.seq is not None:
+                self._ask("alert", event.seq, event.alert.id)
         for event in events:
             self._seq = event.seq if event.seq is not None else self._seq
-            if isinstance(event, AlertRaised):
-                self._ask("alert", self._seq, event.alert.id)
-            elif isinstance(event, WindowScored) and self._due():
+            if isinstance(event, WindowScored) and self._due():
                 self._ask("interval", self._seq, None)
 
     def asked(self) -> bool:

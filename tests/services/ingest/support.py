@@ -192,6 +192,7 @@ async def serving(
     audit=SILENT,
     door=None,
     decoding=None,
+    observe=lambda _facts: None,
     **settings,
 ):
     scoring = scoring or DirectScoring()
@@ -216,6 +217,7 @@ async def serving(
         orders=orders,
         audit=audit,
         decoding=decoding,
+        observe=observe,
     )
     app = web.Application(middlewares=[middleware])
     routes(app, whip, **(door or {}))
