@@ -82,7 +82,8 @@ def main(args: argparse.Namespace) -> None:
         made = export.export(model, args.checkpoint, args.out, args.precision, step)
         if golden is not None:
             step("verify")
-            proofs += _of_files(args.out, made, golden)
+            relative = 0.0 if isinstance(args.verify, str) else verify.RELATIVE
+            proofs += _of_files(args.out, made, golden, relative)
             made = msgspec.structs.replace(made, parity=tuple(_recorded(proofs)))
             export.save(made, args.out)
         bar.update(task, completed=bar.tasks[0].total)
@@ -90,11 +91,11 @@ def main(args: argparse.Namespace) -> None:
     _report(proofs)
 
 
-def _of_files(out: Path, made: Manifest, golden: Golden) -> Iterable[Comparison]:
+def _of_files(out: Path, made: Manifest, golden: Golden, relative: float) -> Iterable[Comparison]:
     parts = verify.OrtParts(out, made)
     if made.precision == "fp16":
         return list(verify.by_direction(parts, golden))
-    return list(verify.against_golden(parts, golden, "onnx fp32"))
+    return list(verify.against_golden(parts, golden, "onnx fp32", relative))
 
 
 def _recorded(proofs: Iterable[Comparison]) -> Iterable[Proof]:

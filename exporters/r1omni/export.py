@@ -40,7 +40,7 @@ def export(
 ) -> manifest.Manifest:
     """Write all graphs, the embedding, the tokenizers and the manifest into ``out``.
 
-    ``model``'s parts are cast in place and must not be used afterwards.
+    ``model``'s parts are cast in place and let go of: they must not be used afterwards.
     """
     out.mkdir(parents=True, exist_ok=True)
     for old in out.glob("*"):

@@ -93,6 +93,7 @@ def _write(describe: Callable[[], Part], precision: Precision, target: Target) -
     outputs = [Axis(name, _name(precision), part.shapes[name]) for name in part.outputs]
     graphs.stamp(proto, part, outputs, target.version, target.source)
     written = attach(proto, _arrays(part.module), target.out, part.name)
+    release(part.module)
     return manifest.Graph(written.file, precision, graphs.OPSET, written.weights)
 
 
@@ -117,6 +118,8 @@ def _write_decoder(model: Omni, precision: Precision, target: Target) -> manifes
     written = attach(proto, parameters, target.out, part.name, {graphs.EMBEDDING: shared})
     if spec.moe is None:
         _write_static(spec, parameters, written, target, shared)
+    del parameters
+    release(part.module)
     return manifest.Graph(written.file, precision, graphs.OPSET, written.weights)
 
 
@@ -154,6 +157,12 @@ def cast(module: nn.Module, precision: Precision, rounding: Rounding) -> None:
     for name, parameter in module.named_parameters():
         rounding.note(name, parameter.detach().numpy())
         parameter.data = parameter.data.to(DTYPES[precision])
+
+
+def release(module: nn.Module) -> None:
+    """Let go of a part's weights: they are written, and the next part needs the room."""
+    for parameter in module.parameters():
+        parameter.data = torch.empty(0, dtype=parameter.dtype)
 
 
 def _arrays(module: nn.Module) -> dict[str, NDArray[Any]]:
