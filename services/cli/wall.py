@@ -17,6 +17,7 @@ from pipeline.events import (
     AnyEvent,
     Error,
     EvidenceSet,
+    Explanation,
     Frustration,
     Gap,
     SessionEnded,
@@ -76,6 +77,8 @@ class Row:
     at_ms: int = 0
     used: str = ""
     note: str = ""
+    generated: str = ""
+    """What an explain model wrote last; no evidence."""
 
     @property
     def order(self) -> tuple[int, float, str]:
@@ -99,6 +102,13 @@ def why_not(evidence: EvidenceSet) -> str:
     return ", ".join(
         f"{name}: {part.reason.replace('_', ' ')}" for name, part in parts if part.reason
     )
+
+
+def said(event: Explanation) -> str:
+    """Return generated words on one line, never without the word that marks them."""
+    made = event.generation
+    label = f" ({made.label})" if made is not None and made.label else ""
+    return f"generated{label}: {' '.join(event.text.split()) or 'nothing that may be shown'}"
 
 
 def advance(row: Row, event: AnyEvent) -> Row:
@@ -133,6 +143,8 @@ def advance(row: Row, event: AnyEvent) -> Row:
         )
     if isinstance(event, AlertRaised):
         return replace(row, note=event.reason.text)
+    if isinstance(event, Explanation) and event.generated:
+        return replace(row, generated=said(event))
     if isinstance(event, SessionEnded):
         return replace(row, state="ended", frustration=None, note=event.reason.replace("_", " "))
     return row
@@ -198,7 +210,7 @@ class LiveWall(AbstractContextManager["LiveWall"]):
             trend = _TREND[row.frustration.trend] if row.frustration else ""
             cells: tuple[str | Text, ...] = (
                 Text(f"{glyph} {word}", style), Text(row.name), level(row.frustration), trend,
-                row.top, clock(row.at_ms), row.used, Text(row.note),
+                row.top, clock(row.at_ms), row.used, _why(row),
             )  # fmt: skip
             table.add_row(*compress(cells, shown))
         return table
@@ -212,6 +224,14 @@ class LiveWall(AbstractContextManager["LiveWall"]):
         if self._link.state == "live":
             return " · ".join(counts) + "   ● live"
         return " · ".join(counts) + f"   ⨯ disconnected ({self._link.detail})"
+
+
+def _why(row: Row) -> Text:
+    """Return what was measured and, on a line of its own, what a model wrote."""
+    note = Text(row.note)
+    if row.generated:
+        note.append(f"\n{row.generated}" if row.note else row.generated, "italic")
+    return note
 
 
 class PlainLines(AbstractContextManager["PlainLines"]):
@@ -268,10 +288,17 @@ def describe(event: AnyEvent) -> str | None:
             skipped = ", ".join(f"{why} {n}" for why, n in event.counts.skipped.items()) or "none"
             reason = event.reason.replace("_", " ")
             return f"ended     {reason}; windows scored {event.counts.scored}, skipped {skipped}"
-        case Error(fatal=False):
-            return f"error     {event.message}"
         case _:
-            return None
+            return _in_words(event)
+
+
+def _in_words(event: AnyEvent) -> str | None:
+    """Return what an event says in somebody's words, or None."""
+    if isinstance(event, Explanation) and event.generated:
+        return f"✎ {said(event)}"
+    if isinstance(event, Error) and not event.fatal:
+        return f"error     {event.message}"
+    return None
 
 
 class JsonLines(AbstractContextManager["JsonLines"]):

@@ -8,6 +8,7 @@ import { blank, step } from "./session.js";
 import { Stage } from "./stage.js";
 import { streamOf, TokenForm } from "./token.js";
 import { Log, Pill } from "./views.js";
+import { capital } from "./words.js";
 
 // Painted at most once a frame. A hidden tab gets no frames: it paints nothing, and catches up at once.
 function usePainted(first) {
@@ -95,6 +96,16 @@ function Links({ config }) {
     <a href="asyncapi.json">API</a></p>`;
 }
 
+// Resolves to nothing, or to the sentence of whoever refused.
+const explaining = (token) => async (session) => {
+  const path = `v1/sessions/${encodeURIComponent(session)}/explain`;
+  const response = await fetch(path, { method: "POST", headers: { Authorization: `Bearer ${token}` } }).catch(() => null);
+  if (!response) return "The server does not answer. Try again in a moment.";
+  if (response.ok) return "";
+  const body = await response.json().catch(() => ({}));
+  return capital(body.detail ?? `the server answered ${response.status}.`);
+};
+
 function Footer({ session, version, policy }) {
   const { model, scored } = session;
   return html`<footer><p>Demeanor ${version}${model && ` · model ${model.id} ${model.version}, ${model.providers.join(", ")}`}
@@ -107,12 +118,13 @@ function App({ config, policy }) {
   const video = useRef(null);
   const now = useNow(500);
   const { source, session, link, publisher } = useDemeanor(config, video);
+  const explain = useRef(config.explain ? explaining(config.token) : null);
   const alert = session.log.find((entry) => entry.kind === "alert");
   return html`
     <header><h1>Demeanor</h1><${Pill} link=${link} lagMs=${session.ended ? null : session.lagMs} /><${Links} config=${config} /></header>
     <main>
       <${Stage} video=${video} source=${source} faces=${session.faces} publisher=${publisher} notice=${policy.notice} on=${Boolean(source.session && !session.unscored)} />
-      <${Reading} session=${session} link=${link} source=${source} now=${now} rule=${policy.thresholds.high} />
+      <${Reading} session=${session} link=${link} source=${source} now=${now} rule=${policy.thresholds.high} explain=${explain.current} />
       <section class="card feed" aria-label="Events"><h2>Events</h2>
         <div class="sr" role="log" aria-live="polite">${alert?.text}</div>
         <${Log} entries=${session.log} /></section>

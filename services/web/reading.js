@@ -1,6 +1,7 @@
 // Right side: what is expressed, how sure that is, and the last minute.
 
 import { html, useEffect, useRef } from "./vendor/htm-preact.js";
+import { Generated } from "./generated.js";
 import { shown } from "./session.js";
 import { Trace } from "./trace.js";
 import { Bars, Evidence, Gauge, StateMark } from "./views.js";
@@ -34,7 +35,8 @@ function Headline({ event }) {
   return html`<span>comes across as <strong>${adjective(event.top)}</strong>, ${sure(event.confidence)}</span>`;
 }
 
-export function Reading({ session, link, source, now, rule }) {
+// `explain` asks for words about this moment; null where moments are not explained on request.
+export function Reading({ session, link, source, now, rule, explain }) {
   const [state, note] = shown(session, link, now);
   const waits = state === "waiting" && (session.unscored ? `– nothing is looked at: ${session.unscored}` : source.kind === "none" ? "– nothing is published" : "– the first reading takes a few seconds");
   const { last } = session;
@@ -46,6 +48,7 @@ export function Reading({ session, link, source, now, rule }) {
   return html`<section class=${old ? "card reading old" : "card reading"} aria-label="What is expressed">
     <p class="headline"><${StateMark} state=${state} note=${note || waits} /> <${Headline} event=${event} /></p>
     <p class="why">${why}</p>
+    <${Generated} session=${session} ask=${explain} />
     <${Evidence} evidence=${session.evidence} since=${session.since} endMs=${session.endMs} />
     <${Bars} labels=${session.labels} scale=${session.scale} event=${event} />
     <${Gauge} frustration=${event?.frustration} state=${session.level} alert=${session.alert} rule=${rule} />

@@ -14,6 +14,7 @@ export function blank(id = null) {
     id, labels: ["neutral", "happy", "sad", "angry", "fear", "disgust", "surprise"], hopMs: 500, scale: "simplex", model: null,
     scored: null, last: null, state: "waiting", level: "calm", alert: null, evidence: null, faces: null,
     rows: [], log: [], endMs: 0, heardAt: 0, lagMs: null, ended: null, unscored: null,
+    generated: null, // the newest event with words of a model
     since: { audio: null, video: null }, // media time since when voice or face is missing
     told: { audio: false, video: false }, // whether the log says so
     news: { told: null, next: null, sinceMs: 0 },
@@ -96,10 +97,16 @@ function ended(session, event) {
   return noted(next, event, "note", `Session ended (${said(ENDINGS, event.reason)}): ${count} windows scored, ${without} not.`);
 }
 
+function generated(session, event) {
+  const text = event.text ? `Generated text, may be wrong: ${event.text}` : "Generated text: nothing that may be shown.";
+  return noted({ ...session, generated: event }, event, "note", text);
+}
+
 function explained(session, event) {
+  if (event.generated) return generated(session, event);
   const said = session.log.some(({ kind, text }) => kind === "alert" && text.endsWith(event.text));
   if (said) return session; // an alert's reason and its explanation may be the same words
-  return noted(session, event, "note", event.generated ? `Generated text, may be wrong: ${event.text}` : `Measured: ${event.text}`);
+  return noted(session, event, "note", `Measured: ${event.text}`);
 }
 
 function started(session, event) {

@@ -57,6 +57,9 @@ class Script:
 
     def __init__(self, token: str | None = "dev") -> None:
         self.refusal: Refusal | None = None
+        self.explains = False
+        """Whether an explain model runs; its door answers 202, or with :attr:`explain_refusal`."""
+        self.explain_refusal: Refusal | None = None
         self.close_code: int | None = None
         """When set, a client that says who it is is closed with this code."""
         self.token = token
@@ -123,6 +126,7 @@ class Script:
         app.router.add_get("/v1/config", self._config)
         app.router.add_get("/v1/policy", self._policy)
         app.router.add_post("/whip/{stream}", self._publish)
+        app.router.add_post("/v1/sessions/{session}/explain", self._explain)
         app.router.add_delete("/resource/{name}", self._unpublish)
         app.router.add_get("/{path:.*}", self._page)
         self._files = pages.files()
@@ -144,7 +148,21 @@ class Script:
     async def _config(self, request: web.Request) -> web.Response:
         del request
         url = f"{self.events}/v1/events"
-        return web.json_response({"events_url": url, "token": self.token, "version": "0.0"})
+        return web.json_response(
+            {"events_url": url, "token": self.token, "version": "0.0", "explain": self.explains}
+        )
+
+    async def _explain(self, request: web.Request) -> web.Response:
+        told = {"type": "explain", "session": request.match_info["session"]}
+        self._note(told | {"token": request.headers["Authorization"]})
+        refused = self.explain_refusal
+        if refused is None:
+            return web.json_response({"request": "xpl_1"}, status=202)
+        return web.json_response(
+            {"detail": refused.detail, "code": "refused"},
+            status=refused.status,
+            headers=refused.headers,
+        )
 
     async def _policy(self, request: web.Request) -> web.Response:
         if request.headers["Authorization"] != f"Bearer {self.typed}":

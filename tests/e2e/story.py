@@ -138,6 +138,36 @@ class Story:
             )
         )
 
+    def generated(self, text: str, *, alert: bool = True, **made: Any) -> dict[str, Any]:
+        """What an explain model wrote; ``made`` changes how it came about."""
+        facts: dict[str, Any] = {
+            "label": "angry",
+            "raw": "anger",
+            "labels": {"angry": 0.6, "sad": 0.4},
+            "margin": 0.2,
+            "entropy": 0.67,
+            "prefix": "",
+            "agrees": True,
+            "truncated": False,
+            "withheld": 0,
+            "audio": "heard",
+        }
+        cues = made.pop("cues", [])
+        return self._wire(
+            events.Explanation(
+                **self._envelope(),
+                about_seq=self._seq,
+                alert_id="alr_1" if alert else None,
+                text=text,
+                source="model",
+                generated=True,
+                cues=cues,
+                model=events.Model(id="R1-Omni-0.5B", version="sha256:12ab"),
+                took_ms=900,
+                generation=events.Generation(**facts | made),
+            )
+        )
+
     def ended(self, reason: events.EndReason = "timeout") -> dict[str, Any]:
         return self._wire(
             events.SessionEnded(

@@ -19,6 +19,7 @@ from services.cli.exits import Exit
 from services.cli.wall import JsonLines, LiveWall, PlainLines, describe
 from services.client import Link, Reader
 from tests.services.events import KEY, ended, envelope, scored, started
+from tests.services.explain.words import GENERATION
 from tests.services.gateway.conftest import opened
 
 SILENT = events.Evidence(used=False, quality=0.9, reason="no_speech")
@@ -47,6 +48,21 @@ def raised(seq: int) -> events.AlertRaised:
     )
 
 
+def generated(seq: int, text: str) -> events.Explanation:
+    return events.Explanation(
+        **envelope(seq),
+        about_seq=4,
+        alert_id="alr_1",
+        text=text,
+        source="model",
+        generated=True,
+        cues=[],
+        model=events.Model("R1-Omni-0.5B", "sha256:12ab"),
+        took_ms=900,
+        generation=GENERATION,
+    )
+
+
 def error(fatal: bool) -> events.Error:
     return events.Error(
         **(envelope(0) | {"session_id": None, "seq": None}),
@@ -66,6 +82,8 @@ def error(fatal: bool) -> events.Error:
         (scored(3), "angry 0.80"),
         (skipped(3), "no_evidence (voice: no speech, face: no speech)"),
         (raised(4), "■ alert raised   Louder than the first minute."),
+        (generated(5, "The voice\n is loud."), "✎ generated (angry): The voice is loud."),
+        (generated(5, ""), "✎ generated (angry): nothing that may be shown"),
         (ended(5), "windows scored"),
         (error(fatal=False), "too many messages"),
     ],
@@ -104,6 +122,13 @@ def drawn(width: int, *items: events.AnyEvent | Link, color: bool = False) -> st
         wall.show(item)
     console.print(wall.render())
     return out.getvalue()
+
+
+def test_generated_words_stand_beside_the_reason_and_are_marked() -> None:
+    shown = drawn(140, started(), scored(1), raised(2), generated(3, "The voice is loud."))
+    assert "Louder than the first minute." in shown
+    assert "generated (angry): The voice is loud." in shown
+    assert shown.index("Louder") < shown.index("generated (angry)")
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
