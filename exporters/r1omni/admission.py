@@ -46,7 +46,7 @@ def _walk(decoder: PlainDecoder | StaticDecoder, rows: Array) -> dict[str, Array
         steps.append(logits)
     answers["steps"] = np.concatenate(steps)
     branches = np.stack([rows[-CHUNK:], rows[:CHUNK]])
-    answers["branches"] = decoder.branch(cache, branches, np.arange(CHUNK))  # type: ignore[arg-type]  # as above
+    answers["branches"] = decoder.branch(cache, branches, [CHUNK, CHUNK])  # type: ignore[arg-type]  # as above
     answers["chunk"], _ = decoder.step(cache, rows[-CHUNK:], np.arange(CHUNK))  # type: ignore[arg-type]  # as above
     return answers
 

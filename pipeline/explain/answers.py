@@ -69,7 +69,7 @@ def paths(engine: Engine, first: Array, cache: Cache, trie: Trie) -> NDArray[np.
     steps = trie.longest - 1
     if steps:
         rows = np.stack([engine.embed(_padded(path[:-1], steps)) for path in trie.paths])
-        logits = engine.decoder.branch(cache, rows, np.arange(steps))
+        logits = engine.decoder.branch(cache, rows, [len(path) - 1 for path in trie.paths])
         for place, path in enumerate(trie.paths):
             for step, token in enumerate(path[1:]):
                 scores[place] += _logs(logits[place, step])[token]

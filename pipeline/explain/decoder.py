@@ -48,14 +48,15 @@ class PlainDecoder:
         logits, *grown = self._run(cache.arrays, rows[None], chosen, cache.length)
         return logits[0], Held(tuple(grown))
 
-    def branch(self, cache: Held, rows: Array, chosen: Array) -> Array:
-        """Read ``(branches, new, hidden)`` behind one cache; return ``(branches, chosen, vocab)``.
+    def branch(self, cache: Held, rows: Array, lengths: Sequence[int]) -> Array:
+        """Read ``(branches, new, hidden)`` behind one cache; return ``(branches, new, vocab)``.
 
-        Padding at the end of a branch is never seen by what stands before it.
+        All branches at once; padding at the end of one is never seen by what stands before it.
         """
-        count = len(rows)
+        del lengths
+        count, new, _ = rows.shape
         past = [np.repeat(array, count, 0) for array in cache.arrays]
-        return self._run(past, rows, chosen, cache.length)[0]
+        return self._run(past, rows, np.arange(new), cache.length)[0]
 
     def _run(self, past: Sequence[Array], rows: Array, chosen: Array, length: int) -> list[Array]:
         count, new, _ = rows.shape
@@ -147,12 +148,19 @@ class StaticDecoder:
         self._note(cache.length)
         return logits, Place(cache.length + len(rows), self._count, self._log)
 
-    def branch(self, cache: Place, rows: Array, chosen: Array) -> Array:
-        """Read each branch behind ``cache`` in turn; ``cache`` itself stays."""
+    def branch(self, cache: Place, rows: Array, lengths: Sequence[int]) -> Array:
+        """Read each branch behind ``cache`` in turn, without its padding; ``cache`` stays."""
         cache.check()
-        answers = [self._run(cache.length, branch, chosen) for branch in rows]
+        count, new, _ = rows.shape
+        answers: Array | None = None
+        for place, length in enumerate(lengths):
+            if length:
+                logits = self._run(cache.length, rows[place, :length], np.arange(length))
+                if answers is None:
+                    answers = np.zeros((count, new, logits.shape[-1]), logits.dtype)
+                answers[place, :length] = logits
         self._note(cache.length)
-        return np.stack(answers)
+        return np.zeros((count, new, 0), np.float32) if answers is None else answers
 
     def _note(self, start: int) -> None:
         """A writing hides every earlier one that began at or behind its start."""

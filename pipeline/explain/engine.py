@@ -49,10 +49,11 @@ class Decoder(Protocol):
     def step(self, cache: Any, rows: Array, chosen: Array) -> tuple[Array, Cache]:
         """Read ``(new, hidden)``; return fp32 ``(chosen, vocab)`` and the grown cache."""
 
-    def branch(self, cache: Any, rows: Array, chosen: Array) -> Array:
-        """Read ``(branches, new, hidden)`` behind one cache; return ``(branches, chosen, vocab)``.
+    def branch(self, cache: Any, rows: Array, lengths: Sequence[int]) -> Array:
+        """Read ``(branches, new, hidden)`` behind one cache; return ``(branches, new, vocab)``.
 
-        Rows of a branch never see those of another, and nothing is kept.
+        Rows of a branch never see those of another, and nothing is kept. ``lengths`` tells how many
+        rows of each branch count; what is answered for the others means nothing.
         """
 
 
@@ -151,6 +152,17 @@ class Engine:
 
         What stands before the first picture is read once per prompt.
         """
+        logits, cache, _, _ = self.read_on(prompt, video, sound, ())
+        return logits, cache
+
+    def read_on(
+        self, prompt: Prompt, video: Array, sound: Array | None, ids: Sequence[int]
+    ) -> tuple[Array, Cache, Array, Cache]:
+        """Read a whole question and ``ids`` behind it, in one go.
+
+        Returns logits and cache after the question as :meth:`read` does, then those after ``ids``:
+        the weights are walked through once instead of twice.
+        """
         rows: list[Array] = []
         for part in prompt.parts[1:]:
             match part:
@@ -160,12 +172,13 @@ class Engine:
                     if sound is None:
                         raise ValueError("the prompt has a place for sound, and there is none")
                     rows.append(sound)
-                case ids:
-                    rows.append(self.embed(ids))
-        whole = np.concatenate(rows)
-        cache = self._prefix(prompt.before_video)
-        logits, cache = self.decoder.step(cache, whole, np.array([len(whole) - 1]))
-        return logits[0], cache
+                case text:
+                    rows.append(self.embed(text))
+        asked = sum(map(len, rows))
+        whole = np.concatenate([*rows, self.embed(ids)] if ids else rows)
+        start = self._prefix(prompt.before_video)
+        logits, behind = self.decoder.step(start, whole, np.array([asked - 1, len(whole) - 1]))
+        return logits[0], behind.cut(start.length + asked), logits[1], behind
 
     def write(self, cache: Cache, ids: Sequence[int]) -> tuple[Array, Cache]:
         """Read ``ids`` as if the model had written them; return as :meth:`read` does."""

@@ -18,7 +18,7 @@ from pipeline.errors import ModelRefused
 from pipeline.explain import answers, labels, manifest, mel, prompt
 from pipeline.explain.answers import Explained, Explaining, LabelScores
 from pipeline.explain.decoder import PlainDecoder, StaticDecoder
-from pipeline.explain.engine import Cache, Engine, Frame
+from pipeline.explain.engine import Engine, Frame
 from pipeline.explain.frames import chosen, square
 from pipeline.explain.manifest import Manifest
 from pipeline.session import Session
@@ -104,8 +104,10 @@ class Explainer:
         sound = self._hear(moment.sound) if moment.sound is not None else None
         asked = self._prompts[heard]
         prior = self._prior(sound=heard)
-        logits, cache = self.engine.read(asked, video, sound)
-        raw = self._paths(cache)
+        logits, cache, first, behind = self.engine.read_on(
+            asked, video, sound, self._scoring.shared
+        )
+        raw = answers.paths(self.engine, first, behind, self._scoring)
         scores = answers.scored(raw, self._scoring, self.options.prefix, prior)
         explained = None
         if words and wanted():
@@ -115,11 +117,6 @@ class Explainer:
             explained = making.run(logits, cache, wanted)
         took_ms = round((time.perf_counter() - begun) * 1000)
         return Opinion(scores, explained, "heard" if heard else "missing", took_ms)
-
-    def _paths(self, cache: Cache) -> NDArray[np.float64]:
-        """Score the labels behind a question that was read; ``cache`` itself stays usable."""
-        first, behind = self.engine.write(cache, self._scoring.shared)
-        return answers.paths(self.engine, first, behind, self._scoring)
 
     def _see(self, frames: Sequence[tuple[object, NDArray[np.uint8]]]) -> NDArray[Any]:
         if not frames:
@@ -149,8 +146,10 @@ class Explainer:
             black = np.zeros((made.image_px, made.image_px, 3), np.uint8)
             video = self._see([("black", black)])
             silent = self._hear(np.zeros(16_000, np.int16)) if sound else None
-            _, cache = self.engine.read(self._prompts[sound], video, silent)
-            self._priors[sound] = self._paths(cache)
+            _, _, first, behind = self.engine.read_on(
+                self._prompts[sound], video, silent, self._scoring.shared
+            )
+            self._priors[sound] = answers.paths(self.engine, first, behind, self._scoring)
         return self._priors[sound]
 
 

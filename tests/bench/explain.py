@@ -25,8 +25,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from exporters.r1omni import checkpoint, export
 from exporters.r1omni.spec import GateSpec
+from pipeline.explain import answers
 from pipeline.explain.decoder import PlainDecoder
-from pipeline.explain.prompt import INSTRUCTION
+from pipeline.explain.prompt import INSTRUCTION, Prompt
 from pipeline.session import Session
 from services.explain.model import Moment, open_explainer
 from services.explain.options import Options
@@ -90,7 +91,7 @@ class Times:
     """Seconds of each round."""
 
     prefill: list[float] = field(default_factory=list)
-    scoring: list[float] = field(default_factory=list)
+    scored: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     first_vision: list[float] = field(default_factory=list)
     second: dict[int, list[float]] = field(default_factory=lambda: {n: [] for n in SHIFTS})
@@ -132,14 +133,19 @@ class Bench:
         self._tokens()
 
     def _scoring(self) -> None:
-        """Prefill of a whole question, and the labels behind it."""
+        """Prefill of a whole question; the same with the labels scored behind it."""
         explainer, engine = self.explainer, self.explainer.engine
         asked = explainer._prompts[True]
         made = engine.manifest
         video = self._rows(made.frames * made.tokens_per_frame)
         sound = self._rows(made.audio_tokens)
-        _, cache = timed(lambda: engine.read(asked, video, sound), self.times.prefill)
-        timed(lambda: explainer._paths(cache), self.times.scoring)
+        timed(lambda: engine.read(asked, video, sound), self.times.prefill)
+        timed(lambda: self._labels(asked, video, sound), self.times.scored)
+
+    def _labels(self, asked: Prompt, video: NDArray[Any], sound: NDArray[Any]) -> None:
+        trie, engine = self.explainer._scoring, self.explainer.engine
+        _, _, first, behind = engine.read_on(asked, video, sound, trie.shared)
+        answers.paths(engine, first, behind, trie)
 
     def _windows(self) -> None:
         """A window, and others that share most of its frames."""
@@ -181,6 +187,7 @@ class Bench:
         for decoder, into in ((self.plain, self.times.plain), (engine.decoder, self.times.bound)):
             _, cache = decoder.step(decoder.empty(), rows, np.array([len(rows) - 1]))  # type: ignore[arg-type,var-annotated]  # each decoder gets its own cache back
             timed(lambda d=decoder, c=cache: self._written(d, c), into)
+        engine._prefixes.clear()  # this has overwritten the start of the prompt
 
     def _written(self, decoder: Any, cache: Any) -> None:
         for number in range(TOKENS):
@@ -211,9 +218,8 @@ def report(bench: Bench) -> None:
         f"{type(bench.explainer.engine.decoder).__name__}, {len(trie.labels)} labels, longest "
         f"path {trie.longest}, shared {len(trie.shared)}"
     )
-    scored = [a + b for a, b in zip(times.prefill, times.scoring, strict=True)]
     row("prefill", times.prefill)
-    row("prefill and labels", scored, "prefill", times.prefill)
+    row("prefill and labels", times.scored, "prefill", times.prefill)
     row("pictures of a window", times.first_vision)
     row("window", times.first)
     for shift in SHIFTS:

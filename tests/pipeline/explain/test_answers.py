@@ -68,6 +68,37 @@ def test_both_decoders_say_the_same(plain, static, tokenizer):
     assert np.abs(raw[0] - raw[1]).max() < 1e-5
 
 
+def test_reading_on_is_reading_and_then_writing(engine, tokenizer):
+    trie = labels.trie(tokenizer, labels.DFEW)
+    built = prompt.build(tokenizer)
+    video, sound = engine.see(frames(0, 8), PROBS), engine.hear(SOUND)
+    logits, cache = engine.read(built, video, sound)
+    first, behind = engine.write(cache, trie.shared)
+    length, raw = cache.length, answers.paths(engine, first, behind, trie)
+    token = int(np.argmax(logits))
+    following, _ = engine.write(cache, [token])
+    once, kept, at_once, both = engine.read_on(built, video, sound, trie.shared)
+    assert np.abs(once - logits).max() < 1e-5
+    assert np.abs(at_once - first).max() < 1e-5
+    assert (kept.length, both.length) == (length, behind.length)
+    assert np.abs(answers.paths(engine, at_once, both, trie) - raw).max() < 1e-5
+    again, _ = engine.write(kept, [token])
+    assert np.abs(again - following).max() < 1e-5
+
+
+def test_branches_of_any_length_are_read_without_what_fills_them_up(plain, static):
+    rows = np.random.default_rng(4).standard_normal((3, 4, 32)).astype(np.float32)
+    start = np.random.default_rng(5).standard_normal((6, 32)).astype(np.float32)
+    lengths = (4, 0, 2)
+    read = []
+    for decoder in (plain.decoder, static.decoder):
+        _, cache = decoder.step(decoder.empty(), start, np.array([5]))
+        read.append(decoder.branch(cache, rows, lengths))
+        assert decoder.branch(cache, rows, (0, 0, 0)).shape[:2] == (3, 4)
+    for place, length in enumerate(lengths):
+        assert np.allclose(read[0][place, :length], read[1][place, :length], atol=1e-5)
+
+
 def test_a_place_in_the_one_cache_ends_when_something_else_is_read_before_it(static, tokenizer):
     built = prompt.build(tokenizer)
     video, sound = static.see(frames(0, 8), PROBS), static.hear(SOUND)
