@@ -97,6 +97,7 @@ class Tier:
         self._news = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._dropped: Counter[str] = Counter()
         self._queue = queues.add(
             "explain",
@@ -230,10 +231,17 @@ class Tier:
             while not self._waiting:
                 self._news.clear()
                 await self._news.wait()
+                self._check_alive()
+            self._check_alive()
             question = self._waiting.pop(self._most_urgent())
             self._in_hand = question
             await self._ask(question)
             self._in_hand = None
+
+    def _check_alive(self) -> None:
+        """Raise :class:`EOFError` when the process has ended, before a question is lost on it."""
+        if self._process is None or self._process.returncode is not None:
+            raise EOFError
 
     def _most_urgent(self) -> str:
         """Alerts first, then the oldest."""
@@ -256,7 +264,7 @@ class Tier:
                 self._deliver(question, answer)
 
     async def _start(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(
+        self._process = process = await asyncio.create_subprocess_exec(
             *self._command,
             str(self._folder),
             msgspec.json.encode(self._options).decode(),
@@ -265,12 +273,17 @@ class Tier:
             stderr=asyncio.subprocess.DEVNULL,
             start_new_session=True,
         )
+        self._watch = asyncio.create_task(self._watch_over(process), name="explain-watch")
         async with asyncio.timeout(OPEN_S):
             hello = await self._answer()
         if isinstance(hello, wire.Refused):
             raise ModelRefused(hello.message)
         if isinstance(hello, wire.Hello):
             self.identity = hello.identity
+
+    async def _watch_over(self, process: asyncio.subprocess.Process) -> None:
+        await process.wait()
+        self._news.set()
 
     async def _answer(self) -> wire.FromChild:
         """Read one message. Raises :class:`EOFError` when the process has ended."""
@@ -294,3 +307,4 @@ class Tier:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+        await cancelled(self._watch)
