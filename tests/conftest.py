@@ -1,6 +1,7 @@
 """What holds for every test: nothing is left in the home of whoever runs them."""
 
 import pytest
+import structlog
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -9,3 +10,10 @@ def _state_of_our_own(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _logs_of_this_test_only():
+    """Forget how a command set up the logs: it named a stream that closes with its test."""
+    yield
+    structlog.reset_defaults()

@@ -75,7 +75,7 @@ def test_it_clears_well_below_the_mark_only():
 
 
 def test_streams_that_are_degraded_so_far_let_no_other_in():
-    assert code(admission(Rung.AUDIO_ONLY)) is None
+    assert code(admission(Rung.VIDEO_DROPPED)) is None
     assert code(admission(Rung.REFUSE)) == "scorer_busy"
     assert code(admission(Rung.REFUSE), live=0) is None
 
