@@ -24,6 +24,11 @@ class Held:
         """Positions held."""
         return int(self.arrays[0].shape[2])
 
+    @property
+    def whole(self) -> bool:
+        """Always: nobody else writes into it."""
+        return True
+
     def cut(self, length: int) -> "Held":
         """Return the first ``length`` positions, without copying."""
         return Held(tuple(array[:, :, :length] for array in self.arrays))
@@ -105,9 +110,14 @@ class Place:
         self.check()
         return Place(length, self.written, self._log)
 
+    @property
+    def whole(self) -> bool:
+        """Whether nothing else was written where it lies."""
+        return not any(n > self.written and start < self.length for n, start in self._log)
+
     def check(self) -> None:
         """Raise :class:`RuntimeError` when later reading has overwritten this."""
-        if any(number > self.written and start < self.length for number, start in self._log):
+        if not self.whole:
             raise RuntimeError("this cache was overwritten: read the question again")
 
 

@@ -36,6 +36,10 @@ class Cache(Protocol):
     def length(self) -> int:
         """Positions held."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether it can still be read from."""
+
     def cut(self, length: int) -> "Cache":
         """Return the first ``length`` positions."""
 
@@ -186,9 +190,10 @@ class Engine:
         return logits[0], cache
 
     def _prefix(self, ids: tuple[int, ...]) -> Cache:
-        if ids in self._prefixes:
+        kept = self._prefixes.get(ids)
+        if kept is not None and kept.whole:
             self.counts.prefixes_reused += 1
-            return self._prefixes[ids]
+            return kept
         cache = self.decoder.empty()
         if ids:
             _, cache = self.decoder.step(cache, self.embed(ids), np.array([len(ids) - 1]))

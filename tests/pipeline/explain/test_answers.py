@@ -113,6 +113,15 @@ def test_a_place_in_the_one_cache_ends_when_something_else_is_read_before_it(sta
     assert static.counts.prefixes_reused == 1  # the start of the prompt was not
 
 
+def test_two_prompts_in_turn_get_their_own_beginnings(engine, tokenizer):
+    video, sound = engine.see(frames(0, 8), PROBS), engine.hear(SOUND)
+    one, other = (prompt.build(tokenizer, system=words) for words in ("You are one.", "Be brief."))
+    first, _ = engine.read(one, video, sound)
+    engine.read(other, video, sound)
+    again, _ = engine.read(one, video, sound)
+    assert np.abs(first - again).max() < 1e-5
+
+
 def test_a_cache_has_an_end(static):
     rows = np.zeros((static.decoder.capacity + 1, 32), np.float32)
     with pytest.raises(ValueError, match="do not fit a cache of 1400"):
