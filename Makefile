@@ -5,9 +5,12 @@ BIN := .venv/bin
 # GPU only where a CUDA device is visible: onnxruntime and onnxruntime-gpu never stand together.
 RUNTIME ?= $(shell test -e /dev/nvidia0 && echo gpu || echo cpu)
 
-.PHONY: install demo test lint bench chaos soak lock clean
+.PHONY: install explain demo test lint bench chaos soak lock clean
 
 install: .venv/.installed-$(RUNTIME)
+
+# The explain tier's own library; its weights come by `demeanor models pull`, see deploy/explain.md.
+explain: install .venv/.installed-explain
 
 demo: install
 	$(BIN)/demeanor up

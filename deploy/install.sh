@@ -1,5 +1,6 @@
 #!/bin/sh
 # Install Demeanor into .venv from the hash lock: deploy/install.sh cpu|gpu|dev
+# What the explain tier adds to it: deploy/install.sh explain
 # With root rights it also brings what only the distribution has; without, it says what to install.
 set -eu
 cd "$(dirname "$0")/.."
@@ -26,10 +27,22 @@ packages() { # packages NAME…: install distribution packages, or say how
 "$python" -c 'import ensurepip, venv' 2>/dev/null || packages python3-venv
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 
+# The runtime in place, cpu or gpu, stays as it is: this lock names neither.
+if [ "$kind" = explain ]; then
+    say "installing what the explain tier needs"
+    PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 .venv/bin/python -m pip install -q --no-deps \
+        --require-hashes -r deploy/locks/explain.txt 2>.venv/install.log || {
+        cat .venv/install.log >&2
+        exit 1
+    }
+    touch .venv/.installed-explain
+    exit 0
+fi
+
 case $kind in
     cpu | dev) other=onnxruntime-gpu ;;
     gpu) other=onnxruntime ;;
-    *) say "deploy/install.sh cpu|gpu|dev"; exit 2 ;;
+    *) say "deploy/install.sh cpu|gpu|dev|explain"; exit 2 ;;
 esac
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 # Both runtimes install the same import package; the wrong one goes first, whole.

@@ -11,4 +11,5 @@ lock() { # lock NAME EXTRA…
 }
 lock cpu --extra cpu --extra build
 lock gpu --extra gpu --extra build
+lock explain --extra explain # what the explain tier adds; it stands beside cpu or gpu
 lock dev --extra cpu --extra explain --extra dev --extra build
