@@ -54,6 +54,8 @@ def text_tokenizer(folder: Path) -> TextTokenizer:
         if whole.is_file():
             return TextTokenizer(Tokenizer.from_file(str(whole)))
         return TextTokenizer(_bpe(folder))
+    except ModelRefused:
+        raise
     except (OSError, ValueError) as error:
         raise ModelRefused(f"{folder}: the tokenizer cannot be read ({error})") from None
     except Exception as error:  # the library raises bare Exceptions  # noqa: BLE001

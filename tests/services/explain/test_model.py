@@ -91,7 +91,7 @@ def test_a_folder_that_is_not_whole_is_refused(exported, tmp_path, spoil, words)
 def test_tokenizers_are_asked_for_by_name(exported, tmp_path):
     folder = _copy(exported, tmp_path)
     _drop(folder, "tokenizer.json")
-    with pytest.raises(ModelRefused, match=r"no tokenizer\.json, and no vocab\.json"):
+    with pytest.raises(ModelRefused, match=r"copy has no tokenizer\.json, and no vocab\.json"):
         open_explainer(folder, OPTIONS)
     folder = _copy(exported, tmp_path / "b")
     _drop(folder, "bert-vocab.txt")
