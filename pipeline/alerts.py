@@ -9,6 +9,9 @@ from pipeline.frustration import Cleared, Raised
 from pipeline.latch import RuleSettings
 from pipeline.rationale import Finding, sentence
 
+STILL_NEWS = 16
+"""Windows (8 s) after which what stood out says nothing of the moment any longer."""
+
 
 class Alerts:
     """Writes the alerts of one participant."""
@@ -22,16 +25,20 @@ class Alerts:
         self._envelopes = envelopes
         self._open_id = ""
         self._found_at = -1
+        self._noted_at = -1
         self._found: tuple[Finding, ...] = ()
         self.raised_count = 0
 
     @property
     def measured(self) -> tuple[events.Cue, ...]:
-        """The cues of the newest window in which something stood out."""
+        """The cues of the newest window in which something stood out, while they are news."""
+        if self._noted_at - self._found_at > STILL_NEWS:
+            return ()
         return tuple(cue for finding in self._found for cue in finding.cues)
 
     def note(self, index: int, found: tuple[Finding, ...]) -> None:
         """Remember what stood out in a window, for the reason of an alert it leads to."""
+        self._noted_at = index
         if found:
             self._found_at, self._found = index, found
 

@@ -62,3 +62,12 @@ def test_the_end_names_the_alert_it_ends(alerts):
     second, _ = alerts.written(RAISED, 1_000)
     assert second.alert.id != first.alert.id
     assert alerts.raised_count == 2
+
+
+def test_what_stood_out_is_news_for_eight_seconds(alerts):
+    assert alerts.measured == ()
+    alerts.note(10, FOUND)
+    alerts.note(26, ())
+    assert alerts.measured == (CUE,)
+    alerts.note(27, ())
+    assert alerts.measured == ()
