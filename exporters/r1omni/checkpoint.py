@@ -130,8 +130,12 @@ class _Loader:
         self._leftovers()
         self._fail_if_wrong()
         self._report.used = len(self._taken)
-        spec = config.omni(
-            decoder_spec, vision_spec, audio_spec, gate_spec, config.frames(self._main)
+        spec = OmniSpec(
+            decoder=decoder_spec,
+            vision=vision_spec,
+            audio=audio_spec,
+            gate=gate_spec,
+            frames=config.frames(self._main),
         )
         return Omni(
             spec,

@@ -1,10 +1,10 @@
-"""``config.json`` files to an :class:`OmniSpec`; what cannot be exported is refused by name."""
+"""``config.json`` files to the shapes of parts; what cannot be exported is refused by name."""
 
 import json
 from pathlib import Path
 from typing import Any, Final
 
-from exporters.r1omni.spec import AudioSpec, DecoderSpec, GateSpec, MoeSpec, OmniSpec, VisionSpec
+from exporters.r1omni.spec import AudioSpec, DecoderSpec, MoeSpec, VisionSpec
 from pipeline.errors import ModelRefused
 
 SEVEN_B: Final = (
@@ -165,13 +165,6 @@ def audio(config: Config, file: Path) -> AudioSpec:
 def frames(config: Config) -> int:
     """Return how many frames one question looks at."""
     return int(config.get("num_frames", 8))
-
-
-def omni(
-    decoder: DecoderSpec, vision: VisionSpec, audio: AudioSpec, gate: GateSpec, frames: int
-) -> OmniSpec:
-    """Put the parts together."""
-    return OmniSpec(decoder=decoder, vision=vision, audio=audio, gate=gate, frames=frames)
 
 
 def _number(config: Config, key: str, file: Path) -> int:

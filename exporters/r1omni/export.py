@@ -16,7 +16,6 @@ import msgspec
 from exporters.r1omni import admission, graphs, parts
 from exporters.r1omni.checkpoint import Omni
 from exporters.r1omni.static import STATIC
-from exporters.r1omni.weights import digest
 from pipeline.errors import DemeanorError
 from pipeline.explain import manifest
 from pipeline.explain.manifest import Precision
@@ -85,7 +84,9 @@ def export(
         sources={
             part: Path(place.split(" (")[0]).name for part, place in model.report.sources.items()
         },
-        digests={file.name: digest(file) for file in sorted(out.iterdir()) if _counts(file)},
+        digests={
+            file.name: manifest.digest(file) for file in sorted(out.iterdir()) if _counts(file)
+        },
         warnings=(*model.report.warnings, *rounding.sentences(), *refused),
     )
     save(made, out)

@@ -3,7 +3,6 @@
 No pickle is ever opened. bf16 and fp16 are upcast to fp32, exactly.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +17,6 @@ from pipeline.errors import ModelRefused
 
 SUFFIX: Final = ".safetensors"
 PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_CHUNK: Final = 1 << 22
 
 
 class Weights:
@@ -101,15 +99,6 @@ class Renamed:
     def read(self, name: str) -> Tensor:
         """Return one tensor in fp32."""
         return self._weights.read(self.names[name])
-
-
-def digest(file: Path) -> str:
-    """Return ``sha256:`` and the digest of a file of any size."""
-    total = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            total.update(chunk)
-    return f"sha256:{total.hexdigest()}"
 
 
 def _nothing(folder: Path) -> str:

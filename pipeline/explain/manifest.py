@@ -1,5 +1,6 @@
 """``manifest.json`` of an exported explain model: what lies in its folder and how it was proven."""
 
+import hashlib
 from pathlib import Path
 from typing import Literal
 
@@ -81,6 +82,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def identity(self) -> str:
         """Return a short name of exactly these weights, for results."""
         return f"{self.name}@{self.digests[self.graphs['decoder'].file][7:19]}"
+
+
+def digest(file: Path) -> str:
+    """Return ``sha256:`` and the digest of a file of any size, as it stands in a manifest."""
+    with file.open("rb") as stream:
+        return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
 
 
 def read(folder: Path) -> Manifest:

@@ -4,7 +4,6 @@ Synchronous; used by one thread of one process. What is said about a person come
 as data for an event: nothing is logged.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ from services.explain.options import Options
 
 CAPACITY: Final = 1536
 """Positions of one question: about 984 of media and prompt, the rest for what is written."""
-_CHUNK: Final = 1 << 22
 Audio = Literal["heard", "missing"]
 
 
@@ -197,11 +195,7 @@ def _prove(folder: Path, made: Manifest) -> None:
         path = folder / name
         if path.is_symlink() or not path.is_file():
             raise ModelRefused(f"{path} is missing or a link: export the checkpoint again")
-        total = hashlib.sha256()
-        with path.open("rb") as stream:
-            while chunk := stream.read(_CHUNK):
-                total.update(chunk)
-        if f"sha256:{total.hexdigest()}" != wanted:
+        if manifest.digest(path) != wanted:
             raise ModelRefused(f"{path} is not the file that was exported: export it again")
     named = {file for graph in made.graphs.values() for file in (graph.file, *graph.weights)}
     unproven = sorted({*named, made.embedding.file} - set(made.digests))
